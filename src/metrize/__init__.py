@@ -1,0 +1,38 @@
+"""metrize: PyTorch optimizers that give every tensor the geometry it deserves."""
+
+from metrize import rules
+from metrize.frames import Identity
+from metrize.memory import state_bytes
+from metrize.moments import Dense
+from metrize.named import SGD, Adam, AdamW, catalogue
+from metrize.optimizer import Optimizer
+from metrize.part import parse
+from metrize.recipe import Recipe
+from metrize.spaces import Space, SpaceError, Stiefel, Vector, constrain, error_on_space, spaces_of
+from metrize.spaces.base import parse_space
+from metrize.step_sizes import Given
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Dense",
+    "Given",
+    "Identity",
+    "Optimizer",
+    "Recipe",
+    "Space",
+    "SpaceError",
+    "Stiefel",
+    "Vector",
+    "catalogue",
+    "constrain",
+    "error_on_space",
+    "parse",
+    "parse_space",
+    "rules",
+    "spaces_of",
+    "state_bytes",
+]

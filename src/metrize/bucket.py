@@ -1,0 +1,171 @@
+"""Buckets: parameters that one kernel call can update together, and the journey of a step through them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrize.moments import Averages
+from metrize.recipe import Recipe
+from metrize.rules import Metric
+from metrize.spaces import Space
+from metrize.spaces.base import compute_dtype
+from metrize.state import State, keeps_master, real, stacked
+
+_CHUNK = 2**18  # numbers of a 16-bit parameter widened at a time, so that the copies stay in cache
+
+
+@dataclasses.dataclass
+class Bucket:
+    """Parameters of one group with one recipe and one space.
+
+    A step visits all buckets phase by phase, so that what must cross processes can cross in one message for the whole
+    model: `statistics` (small sums every process must agree on) - exchange - `compute` (whole tensors) - exchange
+    back - `apply`.
+    """
+
+    recipe: Recipe
+    space: Space
+    group: dict[str, Any]
+    params: list[Tensor]
+    states: list[State]
+
+    def __post_init__(self) -> None:
+        """Arrange the states as the kernels want them."""
+
+    def present(self) -> list[int]:
+        """Members that have a gradient now; a late one keeps its own count of steps."""
+        return [i for i, p in enumerate(self.params) if p.grad is not None]
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients there are, as real numbers."""
+        return [real(p.grad) for p in self.params if p.grad is not None]
+
+    def statistics(self) -> list[Tensor]:
+        """Partial sums that have to be complete over all processes before `compute`."""
+        return []
+
+    def compute(self) -> None:
+        """Work that needs whole tensors."""
+
+    def apply(self) -> None:
+        """Write the new values of averages and parameters."""
+        raise NotImplementedError
+
+
+class Fused(Bucket):
+    """Vector spaces whose update is exactly one of torch's one-pass kernels; shapes may differ."""
+
+    def __post_init__(self) -> None:
+        for p, state in zip(self.params, self.states, strict=True):
+            like = real(p.detach())
+            for key, value in state.items():
+                if value.shape == like.shape and value.stride() != like.stride():
+                    state[key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        self._state = {key: [state[key] for state in self.states] for key in self.states[0]}
+
+    def apply(self) -> None:
+        present = self.present()
+        if not present:
+            return
+        params = [real(self.params[i]) for i in present]
+        grads = [_like(grad, p) for grad, p in zip(self.gradients(), params, strict=True)]
+        state = {key: [values[i] for i in present] for key, values in self._state.items()}
+        torch._foreach_add_(state["step"], 1)
+        if params[0].dtype == compute_dtype(params[0].dtype):
+            self.recipe.rule.fused(params, grads, state, self.group, self.recipe.decay)
+        else:
+            self._apply_widened(params, grads, state)
+
+    def _apply_widened(self, params: list[Tensor], grads: list[Tensor], state: dict[str, list[Tensor]]) -> None:
+        """16-bit parameters: the same kernel on float32 copies of a chunk at a time, rounded once."""
+        for i, p in enumerate(params):
+            averages = {key: _flat(values[i]) for key, values in state.items() if key != "step"}
+            for at in range(0, p.numel(), _CHUNK):
+                cut = slice(at, at + _CHUNK)
+                wide, grad = _flat(p)[cut].float(), _flat(grads[i])[cut].float()
+                pieces = {key: [value[cut]] for key, value in averages.items()} | {"step": [state["step"][i]]}
+                self.recipe.rule.fused([wide], [grad], pieces, self.group, self.recipe.decay)
+                _flat(p)[cut].copy_(wide)
+
+
+class Stacked(Bucket):
+    """Equal tensors in one batch ``[B, *shape]``: any space, any storage, any rule."""
+
+    def __post_init__(self) -> None:
+        self._dtype = compute_dtype(self.params[0].dtype)
+        self._master = keeps_master(self.space, self.params[0])
+        self._metric = Metric(self.space.sq_norm, self.space.dim(real(self.params[0]).shape))
+        self._stack = {key: stacked(self.states, key) for key in self.states[0]}
+
+    def apply(self) -> None:
+        present = self.present()
+        if len(present) == len(self.params):
+            self._step(present, self._stack)
+        else:
+            for i in present:
+                self._step([i], {key: value[i : i + 1] for key, value in self._stack.items()})
+
+    def _step(self, members: list[int], state: State) -> None:
+        """One journey: lift - enter - rule - leave - step size - move."""
+        recipe, space = self.recipe, self.space
+        params = [real(self.params[i]) for i in members]
+        stack = self._gather(params, state)
+        grad = self._decay(stack, self._gather_grad(members))
+        points = space.points(stack)
+        state["step"].add_(1)
+        section = space.section_at(points, state)
+        coords = recipe.frame.enter(space.lift(points, space.points(grad), section), state)
+        averages = Averages(recipe.moments, state, space.points, self._dtype)
+        direction = recipe.frame.leave(recipe.rule.direction(coords, averages, self.group, self._metric), state)
+        averages.keep()
+        space.move_(points, recipe.step_size.velocity(direction, self.group), section, state)
+        if float(self.group["lr"]) != 0:  # a step of length zero leaves every bit where it is
+            space.polish_(points, state["step"], state)
+        _scatter(stack, params)
+
+    def _gather(self, params: list[Tensor], state: State) -> Tensor:
+        now = _stack(params)
+        if not self._master:
+            return now.to(self._dtype)
+        # where the parameter is no longer the rounded master, someone wrote to it, and what was written counts
+        master = state["master"]
+        return master.copy_(torch.where(master.to(now.dtype) == now, master, now.to(self._dtype)))
+
+    def _gather_grad(self, members: list[int]) -> Tensor:
+        grads = [real(p.grad) for p in (self.params[i] for i in members) if p.grad is not None]
+        grad = _stack(grads).to(self._dtype)
+        return grad.neg() if self.group["maximize"] else grad
+
+    def _decay(self, stack: Tensor, grad: Tensor) -> Tensor:
+        decay = float(self.group["weight_decay"])
+        if not decay or self.space.compact:
+            return grad
+        if self.recipe.decay == "l2":
+            return grad.add(stack, alpha=decay)
+        stack.mul_(1 - float(self.group["lr"]) * decay)
+        return grad
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+
+
+def _scatter(stack: Tensor, params: list[Tensor]) -> None:
+    if len(params) > 1 or params[0].data_ptr() != stack.data_ptr():
+        torch._foreach_copy_(params, list(stack.unbind()))
+
+
+def _like(grad: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in the parameter's memory layout, which the one-pass kernels take for granted."""
+    if grad.stride() == parameter.stride() and grad.dtype == parameter.dtype:
+        return grad
+    return torch.empty_like(parameter).copy_(grad)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """All numbers in memory order; a view, for tensors without gaps."""
+    return tensor.as_strided((tensor.numel(),), (1,))

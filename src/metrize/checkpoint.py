@@ -1,0 +1,116 @@
+"""Loading: nothing is taken over before everything fits, and every tensor keeps its own dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from metrize.groups import name_of
+
+if TYPE_CHECKING:
+    from metrize.optimizer import Optimizer
+
+FORMAT = 1
+"""Version of what `state_dict` holds."""
+
+
+def load(optimizer: Optimizer, state_dict: dict[str, Any], base_load: Callable[[dict[str, Any]], None]) -> None:
+    """Check a checkpoint against the optimizer, then load it through torch's own method.
+
+    Torch casts every floating point state to the parameter's dtype (pytorch/pytorch#43706), so the saved tensors are
+    set aside after the user's own hooks ran and put back before the user's post-hooks run.
+
+    Args:
+        optimizer: which takes the state over.
+        state_dict: the checkpoint.
+        base_load: ``torch.optim.Optimizer.load_state_dict``, bound.
+
+    Raises:
+        ValueError: what does not fit, by name; nothing is changed then.
+    """
+    saved: dict[int, dict[str, Any]] = {}
+
+    def set_aside(_: Any, final: dict[str, Any]) -> None:
+        _check(optimizer, final)
+        saved.update(final["state"])
+
+    def put_back(_: Any) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        ids = [i for group in saved_groups for i in group["params"]]
+        for identity, parameter in zip(ids, parameters, strict=True):
+            if identity in saved:
+                optimizer.state[parameter] = {k: _own(k, v, parameter) for k, v in saved[identity].items()}
+
+    saved_groups = state_dict["param_groups"]
+    hooks = [
+        optimizer.register_load_state_dict_pre_hook(set_aside),
+        optimizer.register_load_state_dict_post_hook(put_back, prepend=True),
+    ]
+    try:
+        base_load(state_dict)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _own(key: str, value: Any, parameter: Tensor) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    # a saved count may lie on the host or beside the parameter; either serves
+    return value.clone() if key == "step" and value.device.type == "cpu" else value.to(parameter.device, copy=True)
+
+
+def _check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    saved_groups, groups = state_dict["param_groups"], optimizer.param_groups
+    if len(saved_groups) != len(groups):
+        raise ValueError(f"the checkpoint has {len(saved_groups)} parameter groups and this optimizer has {len(groups)}")
+    for at, (saved, group) in enumerate(zip(saved_groups, groups, strict=True)):
+        _check_group(at, saved, group)
+        for index, identity in enumerate(saved["params"]):
+            kept = state_dict["state"].get(identity)
+            if kept:
+                _check_state(name_of(group, index), kept, optimizer.spec({**group, **_numbers(saved)}, index))
+
+
+def _numbers(saved: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in saved.items() if key not in ("params", "param_names")}
+
+
+def _check_group(at: int, saved: dict[str, Any], group: dict[str, Any]) -> None:
+    if "recipe" not in saved:
+        raise ValueError(f"group {at} of the checkpoint names no recipe: it was not written by this library")
+    if saved["format"] != FORMAT:
+        raise ValueError(f"the checkpoint has format {saved['format']}, and this version reads format {FORMAT}")
+    if saved["recipe"] != group["recipe"]:
+        raise ValueError(
+            f"group {at} of the checkpoint was trained with {saved['recipe']}, and this optimizer has "
+            f"{group['recipe']}; build the optimizer with the checkpoint's recipe"
+        )
+    if len(saved["params"]) != len(group["params"]):
+        raise ValueError(
+            f"group {at} of the checkpoint has {len(saved['params'])} parameters and this optimizer's has "
+            f"{len(group['params'])}"
+        )
+    for index, (was, now) in enumerate(zip(saved["spaces"], group["spaces"], strict=True)):
+        if was != now:
+            raise ValueError(
+                f"parameter {name_of(group, index)!r} was trained on {was or 'a vector space'} in the checkpoint, and "
+                f"is declared on {now or 'a vector space'} here; declare it alike before loading"
+            )
+
+
+def _check_state(name: str, kept: dict[str, Any], spec: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
+    if kept.keys() != spec.keys():
+        raise ValueError(
+            f"parameter {name!r}: the checkpoint keeps {sorted(kept)}, and this optimizer keeps {sorted(spec)}"
+        )
+    for key, (shape, dtype) in spec.items():
+        value = kept[key]
+        if isinstance(value, Tensor) and (tuple(value.shape) != tuple(shape) or value.dtype != dtype):
+            raise ValueError(
+                f"parameter {name!r}: {key} has shape {tuple(value.shape)} and dtype {value.dtype} in the checkpoint, "
+                f"and shape {tuple(shape)} and dtype {dtype} here"
+            )

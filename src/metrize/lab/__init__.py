@@ -1,0 +1,1 @@
+"""Tasks, trainer, comparison and report behind the command line; the library itself never imports this."""

@@ -1,0 +1,29 @@
+"""Is every number finite? One read of the data, no temporary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether no tensor holds a NaN or an infinity.
+
+    A sum of squares is finite only if every number is, and the matrix library reads memory faster than any
+    elementwise test. It may overflow on finite numbers, so that only its alarm is checked entry by entry.
+    """
+    alarm = torch.stack([_energy(t) for t in tensors]) if tensors else torch.zeros(1)
+    if math.isfinite(float(alarm.sum())):
+        return True
+    return all(bool(torch.isfinite(t).all()) for t in tensors)
+
+
+def _energy(tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.float32 and tensor.is_contiguous():
+        flat = tensor.view(-1)
+        return torch.dot(flat, flat)
+    total = tensor.sum(dtype=None if tensor.is_complex() else torch.promote_types(tensor.dtype, torch.float32))
+    return total.abs().float() if tensor.is_complex() else total.float()

@@ -1,0 +1,46 @@
+"""Every number of an average, as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metrize.moments.base import Moments
+from metrize.part import Spec, choice
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(Moments):
+    """Dense storage.
+
+    Args:
+        dtype: ``None`` keeps float32 (float64 for float64 parameters) whatever the parameter's dtype;
+            ``"bfloat16"`` halves the memory and rounds at every write.
+
+    Raises:
+        ValueError: an unknown dtype.
+    """
+
+    dtype: Literal["bfloat16", "float32", "float64"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None:
+            choice(self, "dtype", tuple(_DTYPES))
+
+    def state_spec(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Spec:
+        return {name: (tuple(shape), dtype if self.dtype is None else _DTYPES[self.dtype])}
+
+    def in_place(self, dtype: torch.dtype) -> bool:
+        return self.dtype is None or _DTYPES[self.dtype] == dtype
+
+    def read(self, name: str, state: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+        return state[name].to(dtype)
+
+    def write(self, name: str, state: dict[str, Tensor], value: Tensor) -> None:
+        if state[name] is not value:
+            state[name].copy_(value)

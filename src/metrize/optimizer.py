@@ -1,0 +1,310 @@
+"""The optimizer: torch's contract around recipes and buckets."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrize import checkpoint
+from metrize.bucket import Bucket, Fused, Stacked
+from metrize.exchange import Exchange
+from metrize.groups import Params, name_of, named_members, newly_declared, refuse_sparse, settle, space_of
+from metrize.linalg import all_finite
+from metrize.part import Spec
+from metrize.recipe import Recipe, parse_recipe
+from metrize.spaces import Space, SpaceError
+from metrize.spaces.base import compute_dtype, parse_space
+from metrize.spaces.declare import check_point, declared_space, naming
+from metrize.state import new_state, state_spec
+
+
+_SMALL = 2**18  # numbers of a tensor that is still worth copying into a batch
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Trains each tensor as its recipe says; one class for every method of the catalogue.
+
+    A step is one journey: gradient - lift to the space's fixed tangent coordinates - enter the frame - the rule makes a
+    direction from its averages - leave the frame - step size - move the point. On a vector space with plain averages
+    the journey is one call of torch's fused kernel.
+
+    Args:
+        params: a module, parameters, named parameters, or groups. A module's declared spaces (`metrize.constrain`) are
+            honoured; so are those of bare parameters.
+        recipe: the five answers; a group may hold its own under ``"recipe"``.
+        lr: learning rate, a number or a 0-d tensor.
+        weight_decay: per the recipe's convention.
+        maximize: ascend instead.
+        skip_nonfinite: a step in which any gradient holds a NaN or an infinity leaves parameters, averages and counts
+            untouched, and is counted in ``param_groups[0]["skipped_steps"]``.
+        hyper: the numbers of the rule, such as ``betas`` and ``eps``.
+
+    Raises:
+        SpaceError: a parameter its space cannot hold or that is off its space, by name.
+        TypeError: an unknown option.
+        ValueError: a number out of range.
+    """
+
+    _buckets: list[Bucket] | None = None  # derived; rebuilt whenever parameters, spaces or recipes change
+    _signature: list[Any] | None = None
+
+    def __init__(
+        self,
+        params: Params,
+        recipe: Recipe | None = None,
+        *,
+        lr: float | Tensor = 1e-3,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+        skip_nonfinite: bool = True,
+        **hyper: Any,
+    ) -> None:
+        recipe = Recipe() if recipe is None else recipe
+        known = recipe.rule.hyper()
+        for key in hyper:
+            if key not in known:
+                raise TypeError(_unknown(key, known, recipe))
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            **known,
+            **hyper,
+            "maximize": maximize,
+            "skip_nonfinite": skip_nonfinite,
+            "recipe": repr(recipe),
+            "skipped_steps": 0,
+            "format": checkpoint.FORMAT,
+        }
+        super().__init__(named_members(params), defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with their own ``recipe``, ``space`` or numbers if wanted.
+
+        Raises:
+            SpaceError, TypeError, ValueError: as the constructor; nothing is added then.
+        """
+        group = dict(param_group)
+        group["params"] = named_members(group["params"])
+        recipe = _recipe_of(group, self.defaults)
+        group["recipe"] = repr(recipe)
+        group.pop("space", None)
+        _check_numbers({**self.defaults, **group}, recipe)
+        super().add_param_group(group)
+        try:
+            settle(self.param_groups[-1], recipe)
+        except Exception:
+            self.param_groups.pop()
+            raise
+        _warn_of_idle_decay(self.param_groups[-1], recipe)
+        self._buckets = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+
+        Raises:
+            TypeError: a sparse gradient, by name, before anything is changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        refuse_sparse(self.param_groups)
+        probe = not self.state and self._is_probe()
+        self.init_state()
+        if not probe and self._may_step():
+            self._run()
+        return loss
+
+    @torch.no_grad()
+    def init_state(self) -> None:
+        """Allocate the state of every parameter now instead of at the first step.
+
+        Frameworks that load a distributed checkpoint into the optimizer's own state call this first.
+
+        Raises:
+            SpaceError: a parameter that is off its space, by name.
+        """
+        if self._buckets is None or self._signature != self._sign():
+            self._discover()
+            self._forget_orphans()
+            self._buckets = self._build()
+            self._signature = self._sign()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a checkpoint, every tensor in its own dtype.
+
+        Raises:
+            ValueError: it is of another recipe, space, shape or format; the text names the parameter. Nothing is
+                changed then.
+        """
+        checkpoint.load(self, state_dict, super().load_state_dict)
+        self._buckets = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._buckets = None
+
+    def recipes(self) -> list[Recipe]:
+        """The recipe of each parameter group."""
+        return [parse_recipe(group["recipe"]) for group in self.param_groups]
+
+    def spec(self, group: dict[str, Any], index: int) -> Spec:
+        """The declared state of one parameter of a group: key -> (shape, dtype)."""
+        recipe = parse_recipe(group["recipe"])
+        return state_spec(recipe, space_of(group, index, recipe), group["params"][index], group)
+
+    def _sign(self) -> list[Any]:
+        """What the buckets depend on; cheap, because it is compared at every step."""
+        signature: list[Any] = [len(self.state)]
+        for group in self.param_groups:
+            signature.append((group["recipe"], group["spaces"], parse_recipe(group["recipe"]).rule.variant(group)))
+            signature.extend(map(id, group["params"]))
+            signature.extend(map(declared_space, group["params"]))
+        return signature
+
+    def _is_probe(self) -> bool:
+        """Whether a framework asks a fresh optimizer to allocate its state, by a step with lr 0 and zero gradients."""
+        if any(float(group["lr"]) != 0 for group in self.param_groups):
+            return False
+        grads = (p.grad for group in self.param_groups for p in group["params"])
+        return not any(grad is not None and bool(grad.any()) for grad in grads)
+
+    def _may_step(self) -> bool:
+        """Whether the gradients are usable; decided for the whole model before anything is touched."""
+        assert self._buckets is not None
+        guarded = [g for b in self._buckets if b.group["skip_nonfinite"] for g in b.gradients()]
+        if all_finite(guarded):
+            return True
+        self.param_groups[0]["skipped_steps"] += 1
+        warnings.warn(
+            f"the gradient of {self._first_nonfinite()!r} is not finite: step skipped, nothing was changed "
+            '(counted in param_groups[0]["skipped_steps"]; skip_nonfinite=False takes such steps)',
+            RuntimeWarning,
+            stacklevel=5,
+        )
+        return False
+
+    def _first_nonfinite(self) -> str:
+        for group in self.param_groups:
+            for index, p in enumerate(group["params"]):
+                if p.grad is not None and not all_finite([p.grad]):
+                    return name_of(group, index)
+        return "a parameter"
+
+    def _run(self) -> None:
+        assert self._buckets is not None
+        exchange = Exchange()
+        exchange.sum([s for bucket in self._buckets for s in bucket.statistics()])
+        for bucket in self._buckets:
+            exchange.to_owners(bucket)
+            bucket.compute()
+            exchange.from_owners(bucket)
+            bucket.apply()
+
+    def _discover(self) -> None:
+        """Take in declarations that came to light since construction, and refuse gradients no rule can use."""
+        for group in self.param_groups:
+            for index in newly_declared(group):
+                if self.state.get(group["params"][index]):
+                    raise SpaceError(
+                        f"parameter {name_of(group, index)!r} was declared to live on "
+                        f"{declared_space(group['params'][index])} after it was trained elsewhere; "
+                        "declare it first, then build the optimizer"
+                    )
+            if newly_declared(group):
+                settle(group, parse_recipe(group["recipe"]))
+
+    def _forget_orphans(self) -> None:
+        """Frameworks exchange parameters; state of the old ones would be saved for ever."""
+        live = {p for group in self.param_groups for p in group["params"]}
+        for parameter in [p for p in self.state if p not in live]:
+            del self.state[parameter]
+
+    def _build(self) -> list[Bucket]:
+        members: dict[Any, tuple[type[Bucket], Recipe, Space, dict[str, Any], list[int]]] = {}
+        for at, group in enumerate(self.param_groups):
+            recipe = parse_recipe(group["recipe"])
+            for index, p in enumerate(group["params"]):
+                space = space_of(group, index, recipe)
+                kind = Fused if _fusable(recipe, space, p, group) else Stacked
+                key = (at, kind, space, p.dtype, p.device, *_alone(kind, p, index))
+                members.setdefault(key, (kind, recipe, space, group, []))[-1].append(index)
+                self._ensure_state(group, index, space, kind)
+        return [
+            kind(recipe, space, group, [group["params"][i] for i in chosen], [self.state[group["params"][i]] for i in chosen])
+            for kind, recipe, space, group, chosen in members.values()
+        ]
+
+    def _ensure_state(self, group: dict[str, Any], index: int, space: Space, kind: type[Bucket]) -> None:
+        p = group["params"][index]
+        spec = self.spec(group, index)
+        missing = {key: spec[key] for key in spec.keys() - self.state[p].keys()}
+        if missing:
+            host = torch.device("cpu")
+            with naming(name_of(group, index)):
+                check_point(space, p)
+            fresh = new_state(spec, space, p, p.device if kind is Fused else host)
+            self.state[p].update({key: fresh[key] for key in spec if key in missing})
+
+
+def _fusable(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> bool:
+    """Whether torch has a one-pass kernel for exactly this update of exactly this kind of tensor."""
+    dense = torch.empty_like(p, device="meta").stride() == p.stride()
+    plain = space.flat and recipe.in_place(compute_dtype(p.dtype)) and recipe.rule.fusable(group)
+    return plain and dense and p.device.type in ("cpu", "cuda")
+
+
+def _alone(kind: type[Bucket], p: Tensor, index: int) -> tuple[Any, ...]:
+    """Small equal tensors share a batch; large ones are updated where they lie."""
+    if kind is Fused:
+        return ()
+    return (p.shape,) if p.numel() <= _SMALL else (p.shape, index)
+
+
+def _recipe_of(group: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
+    """The group's own recipe or the optimizer's, on the group's own space if it names one."""
+    recipe = group.get("recipe", defaults["recipe"])
+    recipe = parse_recipe(recipe) if isinstance(recipe, str) else recipe
+    space = group.get("space")
+    if space is None:
+        return recipe
+    return recipe.replace(space=parse_space(space) if isinstance(space, str) else space)
+
+
+def _check_numbers(group: dict[str, Any], recipe: Recipe) -> None:
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"lr has shape {tuple(lr.shape)}; give one number")
+    for key in ("lr", "weight_decay"):
+        if not float(group[key]) >= 0:
+            raise ValueError(f"{key}={group[key]}: a number of at least 0")
+    missing = recipe.rule.hyper().keys() - group.keys()
+    group.update({key: recipe.rule.hyper()[key] for key in missing})
+    recipe.rule.check_hyper(group)
+
+
+def _warn_of_idle_decay(group: dict[str, Any], recipe: Recipe) -> None:
+    spaces = [space_of(group, i, recipe) for i in range(len(group["params"]))]
+    if float(group["weight_decay"]) and spaces and all(space.compact for space in spaces):
+        warnings.warn(
+            f"weight_decay={group['weight_decay']} does nothing here: every parameter of this group lives on a space "
+            f"such as {spaces[0]} where the norm of a point is constant",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _unknown(key: str, known: dict[str, Any], recipe: Recipe) -> str:
+    options = ["lr", "weight_decay", "maximize", "skip_nonfinite", *known]
+    close = difflib.get_close_matches(key, options, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"options: {', '.join(options)}"
+    return f"unknown option {key!r} of {recipe.rule}; {hint}"

@@ -1,0 +1,72 @@
+"""The sentence that says what an optimizer does to a tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+
+from metrize.frames import Frame, Identity
+from metrize.moments import Dense, Moments
+from metrize.part import Part, choice, parse
+from metrize.rules import Adam, Rule
+from metrize.spaces import Space
+from metrize.step_sizes import Given, StepSize
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(Part):
+    """Five answers about a tensor, and the convention of its weight decay.
+
+    Args:
+        space: where the tensor lives. None: where it was declared to live (`metrize.constrain`), else a vector space.
+        frame: in which coordinates its averages are kept.
+        moments: how they are stored.
+        rule: how averages and a norm make a direction.
+        step_size: how long the step is.
+        decay: ``"decoupled"`` shrinks the parameter by ``1 - lr * weight_decay``; ``"l2"`` adds ``weight_decay * p`` to
+            the gradient. On a compact space, where the norm of a point is constant, neither does anything.
+
+    Raises:
+        TypeError: something that does not belong in its slot.
+        ValueError: an unknown decay.
+    """
+
+    space: Space | None = None
+    frame: Frame = Identity()
+    moments: Moments = Dense()
+    rule: Rule = Adam()
+    step_size: StepSize = Given()
+    decay: Literal["decoupled", "l2"] = "decoupled"
+
+    def __post_init__(self) -> None:
+        choice(self, "decay", ("decoupled", "l2"))
+        slots = {"frame": Frame, "moments": Moments, "rule": Rule, "step_size": StepSize}
+        for slot, kind in slots.items():
+            self._check(slot, kind)
+        if self.space is not None:
+            self._check("space", Space)
+
+    def _check(self, slot: str, kind: type[Part]) -> None:
+        value = getattr(self, slot)
+        if not isinstance(value, kind):
+            fits = sorted(name for name, cls in Part.known.items() if issubclass(cls, kind) and cls is not kind)
+            raise TypeError(f"{slot}={value!r} is no {kind.__name__.lower()}; it may be {', '.join(fits)}")
+
+    def in_place(self, dtype: torch.dtype) -> bool:
+        """Whether the averages lie in memory just as torch's own kernels want them, in this dtype of arithmetic."""
+        plain = isinstance(self.frame, Identity) and isinstance(self.step_size, Given)
+        return plain and self.moments.in_place(dtype)
+
+
+def parse_recipe(sentence: str) -> Recipe:
+    """Read a recipe from ``repr(recipe)``.
+
+    Raises:
+        ValueError: it is no sentence, or not one of a recipe.
+    """
+    part = parse(sentence)
+    if not isinstance(part, Recipe):
+        raise ValueError(f"{sentence!r} is a {type(part).__name__}, not a recipe")
+    return part

@@ -1,0 +1,8 @@
+"""How averages and a norm make a direction."""
+
+from metrize.rules.adam import Adam
+from metrize.rules.base import Metric, Rule
+from metrize.rules.gradient import Gradient
+from metrize.rules.momentum import Momentum
+
+__all__ = ["Adam", "Gradient", "Metric", "Momentum", "Rule"]

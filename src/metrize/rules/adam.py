@@ -1,0 +1,95 @@
+"""Adam."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from metrize.moments import Averages, Moments
+from metrize.part import Spec, choice
+from metrize.rules.base import Metric, Rule, number, per_point
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam(Rule):
+    """Adam (arXiv:1412.6980) on the coordinates of the space.
+
+    ``m <- b1 m + (1 - b1) g``, ``v <- b2 v + (1 - b2) g^2``, ``D = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)``,
+    with eps outside the root. Numbers of the group: ``betas``, ``eps``.
+
+    Args:
+        second_moment: ``"elementwise"``, or ``"scalar"``: one v for each point, the average of ``||g||^2 / dim`` in
+            the metric of the space (as in arXiv:2002.01113, rescaled by the dimension so that both take the same
+            learning rate). The scalar form does not depend on the choice of a section.
+
+    Raises:
+        ValueError: an unknown option; betas or eps out of range.
+    """
+
+    second_moment: Literal["elementwise", "scalar"] = "elementwise"
+
+    def __post_init__(self) -> None:
+        choice(self, "second_moment", ("elementwise", "scalar"))
+
+    def hyper(self) -> dict[str, Any]:
+        return {"betas": (0.9, 0.999), "eps": 1e-8}
+
+    def check_hyper(self, hyper: dict[str, Any]) -> None:
+        if len(hyper["betas"]) != 2 or not all(0 <= number(beta) < 1 for beta in hyper["betas"]):
+            raise ValueError(f"betas={hyper['betas']}: two numbers from 0 to less than 1")
+        if not number(hyper["eps"]) >= 0:
+            raise ValueError(f"eps={hyper['eps']}: a number of at least 0")
+
+    def state_spec(
+        self, moments: Moments, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]
+    ) -> Spec:
+        first = moments.state_spec("exp_avg", shape, dtype)
+        if self.second_moment == "scalar":
+            return first | {"exp_avg_sq": (batch, dtype)}
+        return first | moments.state_spec("exp_avg_sq", shape, dtype)
+
+    def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+        beta1, beta2 = (number(beta) for beta in hyper["betas"])
+        exp_avg = averages.read("exp_avg")
+        exp_avg.lerp_(coords, 1 - beta1)
+        if self.second_moment == "scalar":
+            mean_square = averages.small("exp_avg_sq")
+            mean_square.lerp_(metric.sq_norm(coords) / metric.dim, 1 - beta2)
+            exp_avg_sq = per_point(mean_square, coords)
+        else:
+            exp_avg_sq = averages.read("exp_avg_sq")
+            exp_avg_sq.mul_(beta2).addcmul_(coords, coords, value=1 - beta2)
+        bias1, bias2 = 1 - beta1**averages.step, 1 - beta2**averages.step
+        denominator = (exp_avg_sq / per_point(bias2, coords)).sqrt_().add_(number(hyper["eps"]))
+        return (exp_avg / denominator).div_(per_point(bias1, coords))
+
+    def fusable(self, hyper: dict[str, Any]) -> bool:
+        return self.second_moment == "elementwise"
+
+    def fused(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        state: dict[str, list[Tensor]],
+        hyper: dict[str, Any],
+        decay: str,
+    ) -> None:
+        kernel = torch._fused_adamw_ if decay == "decoupled" else torch._fused_adam_
+        kernel(
+            params,
+            grads,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            [],
+            state["step"],
+            lr=hyper["lr"],
+            beta1=number(hyper["betas"][0]),
+            beta2=number(hyper["betas"][1]),
+            weight_decay=number(hyper["weight_decay"]),
+            eps=number(hyper["eps"]),
+            amsgrad=False,
+            maximize=bool(hyper["maximize"]),
+        )

@@ -1,0 +1,89 @@
+"""The contract of a rule."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrize.moments import Averages, Moments
+from metrize.part import Part, Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What a rule may know of the space: the length of coordinates and how many are free.
+
+    Args:
+        sq_norm: ``[B, *batch, *point]`` -> squared lengths ``[B, *batch]``.
+        dim: free coordinates of one point.
+    """
+
+    sq_norm: Callable[[Tensor], Tensor]
+    dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule(Part):
+    """Turns coordinates of a gradient into a direction of ascent, keeping averages as it goes."""
+
+    def hyper(self) -> dict[str, Any]:
+        """The numbers of a parameter group that this rule reads, with their defaults."""
+        return {}
+
+    def variant(self, hyper: dict[str, Any]) -> Any:
+        """What in those numbers decides which state is kept."""
+        return None
+
+    def check_hyper(self, hyper: dict[str, Any]) -> None:
+        """Refuse numbers of a parameter group that this rule cannot work with.
+
+        Raises:
+            ValueError: naming the option and its value.
+        """
+
+    def state_spec(
+        self, moments: Moments, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]
+    ) -> Spec:
+        """The averages kept for one parameter.
+
+        Args:
+            moments: their storage.
+            shape: of the coordinates, which is the parameter's.
+            batch: points in the parameter (see `Space.batch_shape`).
+            dtype: of the arithmetic.
+            hyper: numbers of the parameter group.
+        """
+        raise NotImplementedError
+
+    def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+        """Update the averages with ``coords`` ``[B, *batch, *point]`` and return the direction, same shape."""
+        raise NotImplementedError
+
+    def fusable(self, hyper: dict[str, Any]) -> bool:
+        """Whether `fused` computes exactly this rule with the numbers of this group."""
+        return False
+
+    def fused(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        state: dict[str, list[Tensor]],
+        hyper: dict[str, Any],
+        decay: str,
+    ) -> None:
+        """The whole update of a vector space in torch's own one-pass kernel; ``step`` is already counted."""
+        raise NotImplementedError
+
+
+def number(value: Any) -> float:
+    """A hyperparameter as a float; tensors of a schedule live on the host, so that reading one waits for nothing."""
+    return float(value)
+
+
+def per_point(value: Tensor, like: Tensor) -> Tensor:
+    """``[B, *batch]`` in the dtype and on the device of coordinates, shaped to multiply them."""
+    return value.to(like).reshape(value.shape + (1,) * (like.ndim - value.ndim))

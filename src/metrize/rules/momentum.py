@@ -1,0 +1,75 @@
+"""Heavy-ball momentum."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrize.moments import Averages, Moments
+from metrize.part import Spec
+from metrize.rules.base import Metric, Rule, number, per_point
+
+
+@dataclasses.dataclass(frozen=True)
+class Momentum(Rule):
+    """Momentum as in ``torch.optim.SGD``: ``P <- momentum P + (1 - dampening) g``, the first P is g itself.
+
+    Numbers of the group: ``momentum`` (0 keeps no state), ``dampening``, ``nesterov``. The direction is P, or
+    ``g + momentum P`` with Nesterov's look-ahead.
+    """
+
+    def hyper(self) -> dict[str, Any]:
+        return {"momentum": 0.9, "dampening": 0.0, "nesterov": False}
+
+    def variant(self, hyper: dict[str, Any]) -> bool:
+        return number(hyper["momentum"]) != 0
+
+    def check_hyper(self, hyper: dict[str, Any]) -> None:
+        if not 0 <= number(hyper["momentum"]) < 1:
+            raise ValueError(f"momentum={hyper['momentum']}: a number from 0 to less than 1")
+        if hyper["nesterov"] and (number(hyper["momentum"]) == 0 or number(hyper["dampening"]) != 0):
+            raise ValueError("nesterov=True needs a momentum above 0 and dampening=0")
+
+    def state_spec(
+        self, moments: Moments, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]
+    ) -> Spec:
+        return moments.state_spec("momentum_buffer", shape, dtype) if self.variant(hyper) else {}
+
+    def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+        momentum = number(hyper["momentum"])
+        if not momentum:
+            return coords
+        buffer = averages.read("momentum_buffer")
+        share = torch.where(averages.step == 1, 1.0, 1.0 - number(hyper["dampening"]))
+        buffer.mul_(momentum).add_(coords * per_point(share, coords))
+        return coords + momentum * buffer if hyper["nesterov"] else buffer
+
+    def fusable(self, hyper: dict[str, Any]) -> bool:
+        return True
+
+    def fused(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        state: dict[str, list[Tensor]],
+        hyper: dict[str, Any],
+        decay: str,
+    ) -> None:
+        first = [bool(step == 1) for step in state["step"]]
+        for is_first in {*first}:  # the kernel takes one answer for its whole list
+            chosen = [i for i, f in enumerate(first) if f == is_first]
+            torch._fused_sgd_(
+                [params[i] for i in chosen],
+                [grads[i] for i in chosen],
+                [state["momentum_buffer"][i] for i in chosen] if self.variant(hyper) else [],
+                weight_decay=number(hyper["weight_decay"]),
+                momentum=number(hyper["momentum"]),
+                lr=number(hyper["lr"]),
+                dampening=number(hyper["dampening"]),
+                nesterov=bool(hyper["nesterov"]),
+                maximize=bool(hyper["maximize"]),
+                is_first_step=is_first,
+            )

@@ -1,0 +1,142 @@
+"""The contract of a space."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metrize.part import Part, Spec, parse
+
+
+class SpaceError(ValueError):
+    """A tensor that a space cannot hold, or a point that is not on it; the text says which and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Space(Part):
+    """A homogeneous space on which a tensor, or each of a batch of tensors, is a point.
+
+    Kernels see *points*: ``points(t)`` is a view of a stack ``[B, *shape]`` of parameters in which the trailing
+    dimensions are one point. Coordinates have the shape of the points, so averages have the parameter's own shape.
+    """
+
+    compact: ClassVar[bool] = False
+    """Whether the norm of a point is constant, so that weight decay means nothing here."""
+
+    flat: ClassVar[bool] = False
+    """Whether lift is the identity and move is addition."""
+
+    def check_shape(self, shape: torch.Size) -> None:
+        """Refuse a shape this space cannot hold.
+
+        Raises:
+            SpaceError: with the reason and the remedy.
+        """
+        raise NotImplementedError
+
+    def batch_shape(self, shape: torch.Size) -> tuple[int, ...]:
+        """Leading dimensions that count points within one parameter of this shape."""
+        raise NotImplementedError
+
+    def dim(self, shape: torch.Size) -> int:
+        """Dimension of the space one point of a parameter of this shape lives on."""
+        raise NotImplementedError
+
+    def points(self, stack: Tensor) -> Tensor:
+        """View ``[B, *shape]`` as ``[B, *batch, *point]``."""
+        raise NotImplementedError
+
+    def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
+        """State the space itself keeps for one parameter (a stored section, say)."""
+        return {}
+
+    def init_state(self, points: Tensor, state: dict[str, Tensor]) -> None:
+        """Fill the state declared by `state_spec`, stacked, from the starting points."""
+
+    def section_at(self, points: Tensor, state: dict[str, Tensor]) -> Any:
+        """What lift and move share at these points."""
+        return None
+
+    def lift(self, points: Tensor, grad: Tensor, section: Any) -> Tensor:
+        """Coordinates of the gradient in the fixed tangent space at the reference point.
+
+        Args:
+            points: ``[B, *batch, *point]``.
+            grad: Euclidean gradient, same shape.
+            section: the value of `section_at` these points.
+        """
+        raise NotImplementedError
+
+    def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
+        """Move the points in place along `velocity`, given in the coordinates of `lift`."""
+        raise NotImplementedError
+
+    def sq_norm(self, coords: Tensor) -> Tensor:
+        """Squared length of coordinates in the metric of the space, ``[B, *batch]``."""
+        raise NotImplementedError
+
+    def project(self, points: Tensor) -> Tensor:
+        """The nearest points of the space."""
+        raise NotImplementedError
+
+    def error(self, points: Tensor) -> Tensor:
+        """Distance from satisfying the space's equation, ``[B, *batch]``."""
+        raise NotImplementedError
+
+    def tolerance(self, shape: torch.Size, dtype: torch.dtype) -> float:
+        """The largest `error` accepted in a starting point of a parameter of this shape and dtype."""
+        return float("inf")
+
+    def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
+        """Remove accumulated rounding where the count of steps says so; ``steps`` is ``[B]`` on the host."""
+
+    @torch.no_grad()
+    def project_(self, tensor: Tensor) -> Tensor:
+        """Put a whole parameter on the space in place, in float32 at least.
+
+        Raises:
+            SpaceError: the space cannot hold this tensor.
+        """
+        self.check(tensor)
+        wide = tensor.detach().unsqueeze(0).to(compute_dtype(tensor.dtype), copy=True)
+        points = self.points(wide)
+        points.copy_(self.project(points))
+        return tensor.copy_(wide.squeeze(0))
+
+    @torch.no_grad()
+    def error_of(self, tensor: Tensor) -> Tensor:
+        """The largest error over the points of one parameter, a 0-d tensor."""
+        errors = self.error(self.points(tensor.detach().unsqueeze(0).to(compute_dtype(tensor.dtype))))
+        return errors.max() if errors.numel() else errors.new_zeros(())
+
+    def check(self, tensor: Tensor) -> None:
+        """Refuse a tensor whose dtype, layout or shape this space cannot hold.
+
+        Raises:
+            SpaceError: with the reason and the remedy.
+        """
+        if tensor.is_complex() and not self.flat:
+            raise SpaceError(f"{self} holds real matrices, and this tensor is {tensor.dtype}; leave it free")
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            raise SpaceError(f"only floating point tensors can be optimized, and this one is {tensor.dtype}")
+        self.check_shape(tensor.shape)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Points, averages and steps are float32, or float64 where the parameter is."""
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+def parse_space(sentence: str) -> Space:
+    """Read a space from a sentence such as ``"Stiefel(blocks=21)"``.
+
+    Raises:
+        ValueError: it is no sentence, or names something other than a space.
+    """
+    part = parse(sentence)
+    if not isinstance(part, Space):
+        raise ValueError(f"{sentence!r} is a {type(part).__name__}, not a space such as 'Stiefel()'")
+    return part

@@ -1,0 +1,130 @@
+"""Declaring a space where the weight is: on the module, so that it survives deepcopy, pickling and ``.to()``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metrize.spaces.base import Space, SpaceError, parse_space
+
+_RECORD = "metrize_spaces"  # on modules: {parameter name: sentence}
+_TAG = "metrize_space"  # on parameters: sentence
+
+
+def constrain(module: nn.Module, name: str, space: Space | None, *, project: bool = True) -> nn.Module:
+    """Let a weight of a module live on a space from now on; every optimizer of this library honours it.
+
+    Args:
+        module: the module that owns the weight.
+        name: the weight's name in that module, such as ``"weight"``.
+        space: where it lives; None takes the constraint away.
+        project: move the weight to the nearest point of the space; False refuses a weight that is not on it.
+
+    Returns:
+        The module.
+
+    Raises:
+        AttributeError: the module has no such parameter.
+        SpaceError: the space cannot hold the weight, or the weight is off the space and ``project`` is False.
+    """
+    weight = module._parameters.get(name)
+    if weight is None:
+        names = ", ".join(repr(n) for n, p in module._parameters.items() if p is not None)
+        raise AttributeError(f"{type(module).__name__} has no parameter {name!r} of its own; it has {names or 'none'}")
+    record: dict[str, str] = module.__dict__.setdefault(_RECORD, {})
+    if space is None:
+        record.pop(name, None)
+        weight.__dict__.pop(_TAG, None)
+        return module
+    with naming(f"{type(module).__name__}.{name}"):
+        space.check(weight)
+        if project and weight.device.type != "meta":
+            space.project_(weight)
+        check_point(space, weight)
+    if not any(isinstance(hook, _Remind) for hook in module._forward_pre_hooks.values()):
+        module.register_forward_pre_hook(_Remind())
+    record[name] = repr(space)
+    tag(weight, repr(space))
+    return module
+
+
+def spaces_of(model: nn.Module) -> dict[str, Space]:
+    """The declared spaces of a model's weights, by qualified name."""
+    return {name: parse_space(sentence) for name, (_, sentence) in _declared(model).items()}
+
+
+def error_on_space(model: nn.Module) -> dict[str, Tensor]:
+    """How far each constrained weight is from satisfying its space's equation, by qualified name.
+
+    Returns:
+        0-d tensors: for Stiefel the largest ``||Y^T Y - I||_F`` over the matrices of the weight.
+    """
+    return {name: parse_space(sentence).error_of(weight) for name, (weight, sentence) in _declared(model).items()}
+
+
+def remind(model: nn.Module) -> None:
+    """Write the model's declarations on its parameters, which lose them in a deepcopy."""
+    for weight, sentence in _declared(model).values():
+        tag(weight, sentence)
+
+
+def declared_space(parameter: Tensor) -> str | None:
+    """The sentence of the space declared for a parameter, as far as the parameter itself knows."""
+    sentence: str | None = getattr(parameter, _TAG, None)
+    return sentence
+
+
+def tag(parameter: Tensor, sentence: str) -> None:
+    """Write a declaration on a parameter, so that an optimizer that is given bare tensors finds it."""
+    setattr(parameter, _TAG, sentence)
+
+
+def check_point(space: Space, tensor: Tensor) -> None:
+    """Refuse a tensor that is off its space.
+
+    Raises:
+        SpaceError: with the error seen, the tolerance and the remedy.
+    """
+    if tensor.device.type == "meta" or space.flat:
+        return
+    error, bound = float(space.error_of(tensor)), space.tolerance(tensor.shape, tensor.dtype)
+    if not error <= bound:
+        raise SpaceError(
+            f"not a point of {space}: its error is {error:.3g} and at most {bound:.3g} is accepted; "
+            f"put it there with `{space}.project_(parameter)` or `metrize.constrain(module, name, {space})`"
+        )
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Prefix the parameter's name to a `SpaceError` raised inside."""
+    try:
+        yield
+    except SpaceError as error:
+        raise SpaceError(f"parameter {name!r}: {error}") from None
+
+
+class _Remind:
+    """Forward hook: parameters forget attributes in deepcopy and conversion, modules do not."""
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        for name, sentence in module.__dict__.get(_RECORD, {}).items():
+            weight = module._parameters.get(name)
+            if weight is not None and declared_space(weight) is None:
+                tag(weight, sentence)
+
+
+def _declared(model: nn.Module) -> dict[str, tuple[Tensor, str]]:
+    found: dict[str, tuple[Tensor, str]] = {}
+    for path, module in model.named_modules():
+        for name, sentence in module.__dict__.get(_RECORD, {}).items():
+            weight = module._parameters.get(name)
+            if weight is not None:
+                found[f"{path}.{name}" if path else name] = (weight, sentence)
+    return found

@@ -1,0 +1,61 @@
+"""Retractions on the coordinates (A, B) of ``[[A, -B^T], [B, 0]]``, in forms that never build an N x N matrix.
+
+Each returns the increment T of the point (``Y' = Y + T``) and a drag D with which a stored complement follows:
+``Yp' = Yp - D B^T``. Adding a small increment is what keeps float32 points on the manifold: forming ``Y'`` as a
+difference of large terms drifts ten times faster, the dense form thousands of times (arXiv:2305.16901's reference
+reaches 1.5e-2 after 15,000 steps).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metrize.linalg import phi
+
+
+def cayley(y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cayley transform ``(I - W/2)^-1 (I + W/2)`` applied to the point, with one n x n solve.
+
+    With ``S = A/2 - B^T B/4``: ``T = P + (2Y + P) S (I - S)^-1``. The symmetric part of ``I - S`` is at least I, so
+    the solve is safe for every velocity.
+
+    Args:
+        y: points ``[..., N, n]``.
+        pushed: ``P = Yp B`` ``[..., N, n]``, None where N = n.
+        a: skew block ``[..., n, n]`` of the velocity.
+        b: lower block ``[..., N - n, n]``, None where N = n.
+    """
+    s = a * 0.5
+    if b is not None:
+        s = s - (b.mT @ b).mul_(0.25)
+    turn = torch.linalg.solve_ex(torch.eye(s.shape[-1], dtype=s.dtype, device=s.device) - s, s)[0]
+    if pushed is None:
+        increment = (y @ turn).mul_(2)
+    else:
+        increment = pushed + (2 * y + pushed) @ turn
+    return increment, y + increment * 0.5
+
+
+def geodesic(y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Exponential ``exp(W)`` applied to the point through a 2n x 2n function, accurate at every norm.
+
+    ``[T1, T2] = [Y A/2 + P, Y] phi(X)``, ``T = T1 + T2 A/2`` with ``X = [[A/2, I], [A^2/4 - B^T B, A/2]]``.
+
+    Args:
+        y: points ``[..., N, n]``.
+        pushed: ``P = Yp B`` ``[..., N, n]``, None where N = n.
+        a: skew block ``[..., n, n]`` of the velocity.
+        b: lower block ``[..., N - n, n]``, None where N = n.
+    """
+    n, half = a.shape[-1], a * 0.5
+    corner = half @ half if b is None else half @ half - b.mT @ b
+    eye = torch.eye(n, dtype=a.dtype, device=a.device).expand_as(a)
+    x = torch.cat([torch.cat([half, eye], -1), torch.cat([corner, half], -1)], -2)
+    left = y @ half if pushed is None else y @ half + pushed
+    both = torch.cat([left, y], -1) @ phi(x)
+    t1, t2 = both[..., :n], both[..., n:]
+    return t1 + t2 @ half, t2
+
+
+RETRACTIONS = {"cayley": cayley, "geodesic": geodesic}

@@ -1,0 +1,46 @@
+"""The plain case."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metrize.spaces.base import Space
+
+
+@dataclasses.dataclass(frozen=True)
+class Vector(Space):
+    """Vector space: the lift is the identity, a move is an addition, every tensor is a point."""
+
+    flat: ClassVar[bool] = True
+
+    def check_shape(self, shape: torch.Size) -> None:
+        pass
+
+    def batch_shape(self, shape: torch.Size) -> tuple[int, ...]:
+        return ()
+
+    def dim(self, shape: torch.Size) -> int:
+        return math.prod(shape)
+
+    def points(self, stack: Tensor) -> Tensor:
+        return stack
+
+    def lift(self, points: Tensor, grad: Tensor, section: Any) -> Tensor:
+        return grad
+
+    def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
+        points.add_(velocity)
+
+    def sq_norm(self, coords: Tensor) -> Tensor:
+        return coords.flatten(1).square().sum(-1) if coords.ndim > 1 else coords.square()
+
+    def project(self, points: Tensor) -> Tensor:
+        return points
+
+    def error(self, points: Tensor) -> Tensor:
+        return points.new_zeros(points.shape[0])

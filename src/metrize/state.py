@@ -1,0 +1,85 @@
+"""Declared state: what a parameter keeps, its allocation, and equal states lying in one stack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrize.part import Spec
+from metrize.recipe import Recipe
+from metrize.spaces import Space
+from metrize.spaces.base import compute_dtype
+
+State = dict[str, Tensor]
+
+
+def state_spec(recipe: Recipe, space: Space, parameter: Tensor, hyper: dict[str, Any]) -> Spec:
+    """Everything the optimizer keeps for one parameter: key -> (shape, dtype).
+
+    Allocation, the memory report and the check of a checkpoint all read this one declaration.
+    """
+    shape, dtype = real(parameter).shape, compute_dtype(parameter.dtype)
+    spec: Spec = {"step": ((), torch.float32)}
+    if keeps_master(space, parameter):
+        spec["master"] = (tuple(shape), dtype)
+    spec |= space.state_spec(shape, parameter.dtype) | recipe.frame.state_spec(shape, dtype)
+    return spec | recipe.rule.state_spec(recipe.moments, shape, space.batch_shape(shape), dtype, hyper)
+
+
+def keeps_master(space: Space, parameter: Tensor) -> bool:
+    """A point rounded to 16 bits is off its space by a percent, so the point itself is kept apart."""
+    return not space.flat and parameter.dtype != compute_dtype(parameter.dtype)
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs, which is what the arithmetic sees."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+@torch.no_grad()
+def new_state(spec: Spec, space: Space, parameter: Tensor, step_device: torch.device) -> State:
+    """Allocate the declared state of one parameter and fill what starts from its value."""
+    state: State = {}
+    like = real(parameter.detach())
+    for key, (shape, dtype) in spec.items():
+        if key == "step":
+            state[key] = torch.zeros(shape, dtype=dtype, device=step_device)
+        elif shape == tuple(like.shape):
+            state[key] = torch.zeros_like(like, dtype=dtype)  # with the parameter's memory layout
+        else:
+            state[key] = torch.zeros(shape, dtype=dtype, device=parameter.device)
+    if "master" in state:
+        state["master"].copy_(like)  # and not its projection: a step of length zero must not change the parameter
+    wide = {key: value.unsqueeze(0) for key, value in state.items()}
+    space.init_state(space.points(state.get("master", like).unsqueeze(0)), wide)
+    return state
+
+
+def stacked(states: list[State], key: str) -> Tensor:
+    """The tensors of one key as ``[B, *shape]``, and each state's own tensor a view of that stack.
+
+    A single state is its own stack. States that already lie side by side in memory, as after a deepcopy, are not moved.
+    """
+    tensors = [state[key] for state in states]
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first.unsqueeze(0)
+    if _side_by_side(tensors):
+        return first.as_strided((len(tensors), *first.shape), (first.numel(), *first.stride()))
+    stack = torch.stack(tensors)
+    for state, row in zip(states, stack, strict=True):
+        state[key] = row
+    return stack
+
+
+def _side_by_side(tensors: list[Tensor]) -> bool:
+    first, size = tensors[0], tensors[0].numel()
+    storage = first.untyped_storage().data_ptr()
+    return first.is_contiguous() and all(
+        t.untyped_storage().data_ptr() == storage
+        and t.storage_offset() == first.storage_offset() + i * size
+        and t.stride() == first.stride()
+        for i, t in enumerate(tensors)
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metrize.groups import name_of
 from metrize.moments import Averages
 from metrize.recipe import Recipe
 from metrize.rules import Metric
@@ -23,26 +24,46 @@ class Bucket:
     """Parameters of one group with one recipe and one space.
 
     A step visits all buckets phase by phase, so that what must cross processes can cross in one message for the whole
-    model: `statistics` (small sums every process must agree on) - exchange - `compute` (whole tensors) - exchange
-    back - `apply`.
+    model: `gather` (take the gradients) - `statistics` (small sums every process must agree on) - exchange -
+    `compute` (whole tensors) - exchange back - `apply`. Nothing is changed before `apply`.
+
+    Args:
+        recipe: of the group.
+        space: where these parameters live.
+        group: the parameter group, whose numbers are read at every step.
+        indices: places of the members in the group.
+        states: state of each member.
     """
 
     recipe: Recipe
     space: Space
     group: dict[str, Any]
-    params: list[Tensor]
+    indices: list[int]
     states: list[State]
 
     def __post_init__(self) -> None:
-        """Arrange the states as the kernels want them."""
+        self.params: list[Tensor] = [self.group["params"][i] for i in self.indices]
+        self.present: list[int] = []
+        self.gradients: list[Tensor] = []
+        self.arrange()
 
-    def present(self) -> list[int]:
-        """Members that have a gradient now; a late one keeps its own count of steps."""
-        return [i for i, p in enumerate(self.params) if p.grad is not None]
+    def arrange(self) -> None:
+        """Lay the states out as the kernels want them."""
 
-    def gradients(self) -> list[Tensor]:
-        """The gradients there are, as real numbers."""
-        return [real(p.grad) for p in self.params if p.grad is not None]
+    def gather(self) -> None:
+        """Take the gradients there are; a member without one keeps its own count of steps.
+
+        Raises:
+            TypeError: a sparse gradient, by name.
+        """
+        self.present, self.gradients = [], []
+        for i, p in enumerate(self.params):
+            grad = p.grad
+            if grad is not None:
+                if grad.layout != torch.strided:
+                    raise TypeError(_sparse(name_of(self.group, self.indices[i]), grad))
+                self.present.append(i)
+                self.gradients.append(real(grad))
 
     def statistics(self) -> list[Tensor]:
         """Partial sums that have to be complete over all processes before `compute`."""
@@ -52,14 +73,14 @@ class Bucket:
         """Work that needs whole tensors."""
 
     def apply(self) -> None:
-        """Write the new values of averages and parameters."""
+        """Write the new values of averages and parameters, and let go of the gradients."""
         raise NotImplementedError
 
 
 class Fused(Bucket):
     """Vector spaces whose update is exactly one of torch's one-pass kernels; shapes may differ."""
 
-    def __post_init__(self) -> None:
+    def arrange(self) -> None:
         for p, state in zip(self.params, self.states, strict=True):
             like = real(p.detach())
             for key, value in state.items():
@@ -68,12 +89,12 @@ class Fused(Bucket):
         self._state = {key: [state[key] for state in self.states] for key in self.states[0]}
 
     def apply(self) -> None:
-        present = self.present()
-        if not present:
+        if not self.present:
             return
-        params = [real(self.params[i]) for i in present]
-        grads = [_like(grad, p) for grad, p in zip(self.gradients(), params, strict=True)]
-        state = {key: [values[i] for i in present] for key, values in self._state.items()}
+        params = [real(self.params[i]) for i in self.present]
+        grads = [_like(grad, p) for grad, p in zip(self.gradients, params, strict=True)]
+        state = {key: [values[i] for i in self.present] for key, values in self._state.items()}
+        self.gradients = []
         torch._foreach_add_(state["step"], 1)
         if params[0].dtype == compute_dtype(params[0].dtype):
             self.recipe.rule.fused(params, grads, state, self.group, self.recipe.decay)
@@ -95,26 +116,31 @@ class Fused(Bucket):
 class Stacked(Bucket):
     """Equal tensors in one batch ``[B, *shape]``: any space, any storage, any rule."""
 
-    def __post_init__(self) -> None:
+    def arrange(self) -> None:
         self._dtype = compute_dtype(self.params[0].dtype)
         self._master = keeps_master(self.space, self.params[0])
         self._metric = Metric(self.space.sq_norm, self.space.dim(real(self.params[0]).shape))
         self._stack = {key: stacked(self.states, key) for key in self.states[0]}
 
-    def apply(self) -> None:
-        present = self.present()
-        if len(present) == len(self.params):
-            self._step(present, self._stack)
-        else:
-            for i in present:
-                self._step([i], {key: value[i : i + 1] for key, value in self._stack.items()})
+    def gather(self) -> None:
+        super().gather()
+        if len(self.present) == len(self.params):
+            self.gradients = [_stack(self.gradients)]
 
-    def _step(self, members: list[int], state: State) -> None:
+    def apply(self) -> None:
+        if len(self.present) == len(self.params):
+            self._step(self.present, self.gradients[0], self._stack)
+        else:  # some have no gradient now: the others go one by one
+            for i, grad in zip(self.present, self.gradients, strict=True):
+                self._step([i], grad.unsqueeze(0), {key: value[i : i + 1] for key, value in self._stack.items()})
+        self.gradients = []
+
+    def _step(self, members: list[int], grad: Tensor, state: State) -> None:
         """One journey: lift - enter - rule - leave - step size - move."""
         recipe, space = self.recipe, self.space
         params = [real(self.params[i]) for i in members]
-        stack = self._gather(params, state)
-        grad = self._decay(stack, self._gather_grad(members))
+        stack = self._points(params, state)
+        grad = self._decayed(stack, (grad.neg() if self.group["maximize"] else grad).to(self._dtype))
         points = space.points(stack)
         state["step"].add_(1)
         section = space.section_at(points, state)
@@ -127,7 +153,8 @@ class Stacked(Bucket):
             space.polish_(points, state["step"], state)
         _scatter(stack, params)
 
-    def _gather(self, params: list[Tensor], state: State) -> Tensor:
+    def _points(self, params: list[Tensor], state: State) -> Tensor:
+        """``[B, *shape]`` in the dtype of the arithmetic: the parameters, or the masters of 16-bit ones."""
         now = _stack(params)
         if not self._master:
             return now.to(self._dtype)
@@ -135,12 +162,8 @@ class Stacked(Bucket):
         master = state["master"]
         return master.copy_(torch.where(master.to(now.dtype) == now, master, now.to(self._dtype)))
 
-    def _gather_grad(self, members: list[int]) -> Tensor:
-        grads = [real(p.grad) for p in (self.params[i] for i in members) if p.grad is not None]
-        grad = _stack(grads).to(self._dtype)
-        return grad.neg() if self.group["maximize"] else grad
-
-    def _decay(self, stack: Tensor, grad: Tensor) -> Tensor:
+    def _decayed(self, stack: Tensor, grad: Tensor) -> Tensor:
+        """Weight decay by the recipe's convention: on the points in place, or on a copy of the gradient."""
         decay = float(self.group["weight_decay"])
         if not decay or self.space.compact:
             return grad
@@ -155,6 +178,7 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 
 def _scatter(stack: Tensor, params: list[Tensor]) -> None:
+    """Write rows of the stack to the parameters they do not already share memory with."""
     if len(params) > 1 or params[0].data_ptr() != stack.data_ptr():
         torch._foreach_copy_(params, list(stack.unbind()))
 
@@ -169,3 +193,10 @@ def _like(grad: Tensor, parameter: Tensor) -> Tensor:
 def _flat(tensor: Tensor) -> Tensor:
     """All numbers in memory order; a view, for tensors without gaps."""
     return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _sparse(name: str, grad: Tensor) -> str:
+    return (
+        f"parameter {name!r} has a sparse gradient ({grad.layout}), which no rule here can use; "
+        "build its module with sparse=False, or train it with torch.optim.SparseAdam"
+    )

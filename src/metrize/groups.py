@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from metrize.recipe import Recipe
@@ -81,19 +80,3 @@ def _agree(recipe: Recipe, declared: str | None) -> None:
             f"declared to live on {parse_space(declared)} with metrize.constrain, and this optimizer was told "
             f"{recipe.space}; leave out `space`, or change the declaration"
         )
-
-
-def refuse_sparse(groups: list[dict[str, Any]]) -> None:
-    """Refuse gradients no rule can use, before anything is changed.
-
-    Raises:
-        TypeError: a sparse gradient, by name.
-    """
-    for group in groups:
-        for index, parameter in enumerate(group["params"]):
-            grad = parameter.grad
-            if grad is not None and grad.layout != torch.strided:
-                raise TypeError(
-                    f"parameter {name_of(group, index)!r} has a sparse gradient ({grad.layout}), which no rule here "
-                    "can use; build its module with sparse=False, or train it with torch.optim.SparseAdam"
-                )

@@ -13,11 +13,11 @@ from torch import Tensor
 from metrize import checkpoint
 from metrize.bucket import Bucket, Fused, Stacked
 from metrize.exchange import Exchange
-from metrize.groups import Params, name_of, named_members, newly_declared, refuse_sparse, settle, space_of
+from metrize.groups import Params, name_of, named_members, newly_declared, settle, space_of
 from metrize.linalg import all_finite
 from metrize.part import Spec
 from metrize.recipe import Recipe, parse_recipe
-from metrize.spaces import Space, SpaceError
+from metrize.spaces import Space, SpaceError, declare
 from metrize.spaces.base import compute_dtype, parse_space
 from metrize.spaces.declare import check_point, declared_space, naming
 from metrize.state import new_state, state_spec
@@ -117,11 +117,10 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        refuse_sparse(self.param_groups)
         probe = not self.state and self._is_probe()
         self.init_state()
-        if not probe and self._may_step():
-            self._run()
+        if not probe:
+            self._run(self._buckets or [])
         return loss
 
     @torch.no_grad()
@@ -164,11 +163,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def _sign(self) -> list[Any]:
         """What the buckets depend on; cheap, because it is compared at every step."""
-        signature: list[Any] = [len(self.state)]
+        signature: list[Any] = [len(self.state), declare.revision()]
         for group in self.param_groups:
             signature.append((group["recipe"], group["spaces"], parse_recipe(group["recipe"]).rule.variant(group)))
             signature.extend(map(id, group["params"]))
-            signature.extend(map(declared_space, group["params"]))
         return signature
 
     def _is_probe(self) -> bool:
@@ -178,18 +176,29 @@ class Optimizer(torch.optim.Optimizer):
         grads = (p.grad for group in self.param_groups for p in group["params"])
         return not any(grad is not None and bool(grad.any()) for grad in grads)
 
-    def _may_step(self) -> bool:
+    def _run(self, buckets: list[Bucket]) -> None:
+        for bucket in buckets:
+            bucket.gather()
+        if not self._may_step(buckets):
+            return
+        exchange = Exchange()
+        exchange.sum([s for bucket in buckets for s in bucket.statistics()])
+        for bucket in buckets:
+            exchange.to_owners(bucket)
+            bucket.compute()
+            exchange.from_owners(bucket)
+            bucket.apply()
+
+    def _may_step(self, buckets: list[Bucket]) -> bool:
         """Whether the gradients are usable; decided for the whole model before anything is touched."""
-        assert self._buckets is not None
-        guarded = [g for b in self._buckets if b.group["skip_nonfinite"] for g in b.gradients()]
-        if all_finite(guarded):
+        if all_finite([g for bucket in buckets if bucket.group["skip_nonfinite"] for g in bucket.gradients]):
             return True
         self.param_groups[0]["skipped_steps"] += 1
         warnings.warn(
             f"the gradient of {self._first_nonfinite()!r} is not finite: step skipped, nothing was changed "
             '(counted in param_groups[0]["skipped_steps"]; skip_nonfinite=False takes such steps)',
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
         return False
 
@@ -199,16 +208,6 @@ class Optimizer(torch.optim.Optimizer):
                 if p.grad is not None and not all_finite([p.grad]):
                     return name_of(group, index)
         return "a parameter"
-
-    def _run(self) -> None:
-        assert self._buckets is not None
-        exchange = Exchange()
-        exchange.sum([s for bucket in self._buckets for s in bucket.statistics()])
-        for bucket in self._buckets:
-            exchange.to_owners(bucket)
-            bucket.compute()
-            exchange.from_owners(bucket)
-            bucket.apply()
 
     def _discover(self) -> None:
         """Take in declarations that came to light since construction, and refuse gradients no rule can use."""
@@ -240,7 +239,7 @@ class Optimizer(torch.optim.Optimizer):
                 members.setdefault(key, (kind, recipe, space, group, []))[-1].append(index)
                 self._ensure_state(group, index, space, kind)
         return [
-            kind(recipe, space, group, [group["params"][i] for i in chosen], [self.state[group["params"][i]] for i in chosen])
+            kind(recipe, space, group, chosen, [self.state[group["params"][i]] for i in chosen])
             for kind, recipe, space, group, chosen in members.values()
         ]
 

@@ -13,6 +13,7 @@ from metrize.spaces.base import Space, SpaceError, parse_space
 
 _RECORD = "metrize_spaces"  # on modules: {parameter name: sentence}
 _TAG = "metrize_space"  # on parameters: sentence
+_revision = 0
 
 
 def constrain(module: nn.Module, name: str, space: Space | None, *, project: bool = True) -> nn.Module:
@@ -80,7 +81,15 @@ def declared_space(parameter: Tensor) -> str | None:
 
 def tag(parameter: Tensor, sentence: str) -> None:
     """Write a declaration on a parameter, so that an optimizer that is given bare tensors finds it."""
-    setattr(parameter, _TAG, sentence)
+    global _revision
+    if declared_space(parameter) != sentence:
+        setattr(parameter, _TAG, sentence)
+        _revision += 1
+
+
+def revision() -> int:
+    """Changes whenever some parameter's declaration does; optimizers look for new ones only then."""
+    return _revision
 
 
 def check_point(space: Space, tensor: Tensor) -> None:

@@ -1,0 +1,109 @@
+"""Several methods, several seeds, one setting: run one after another and shown in one table."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metrize.lab import methods
+from metrize.lab.config import RunConfig
+from metrize.lab.events import Event
+from metrize.lab.report import Report, draw_report
+from metrize.lab.runs import Comparison, is_finished
+from metrize.lab.tasks import task_of
+from metrize.lab.trainer import train
+
+# The four curves of arXiv:2305.16901; "Adam" alone trains the weights without constraint.
+PAPER = ("Adam", "Adam on Stiefel()", "SGD on Stiefel()", "SGD momentum=0.5 on Stiefel()")
+
+
+def compare(
+    comparison: Comparison, folder: Path, on_event: Callable[[Event], None] | None = None, resume: bool = False
+) -> Report:
+    """Train every method with every seed, each in a folder of its own, and draw the report.
+
+    Args:
+        comparison: what to run; seed 0 of all methods comes first, so that an early stop still compares them.
+        folder: where to keep it; made if missing.
+        on_event: called with each event of each run.
+        resume: go on with the comparison in the folder; finished runs are not repeated.
+
+    Raises:
+        Interrupted: a run was asked to stop; it is saved.
+        FileExistsError: the folder holds runs already, and ``resume`` is off.
+    """
+    if not resume:
+        _occupy(folder, comparison)
+    for name, config in comparison.runs():
+        if not is_finished(folder / name):
+            train(config, folder / name, on_event, resume=(folder / name / "config.json").exists())
+    return draw_report(folder)
+
+
+def check(configs: Iterable[RunConfig]) -> None:
+    """Build everything once, so that a misspelt method ends a comparison before its first step and not hours into it.
+
+    Raises:
+        ValueError: a name or a value is not known.
+        TypeError: an option is not known.
+        FileNotFoundError: the data are missing.
+    """
+    threads = torch.get_num_threads()
+    # The trainer sets its arithmetic before torch starts worker threads, which inherit it; one thread starts none.
+    torch.set_num_threads(1)
+    try:
+        for config in configs:
+            methods.build(config)
+            task_of(config).load(config)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def parse_method(sentence: str, setting: RunConfig) -> RunConfig:
+    """The configuration that a sentence such as ``SGD lr=0.01 momentum=0.5 on Stiefel()`` describes.
+
+    Args:
+        sentence: optimizer, options of it, and after `` on `` the space of the attention weights.
+        setting: everything that the sentence does not say.
+
+    Raises:
+        ValueError: an option is not ``name=value``.
+    """
+    method, _, space = sentence.partition(" on ")
+    # Values such as (0.9, 0.99) hold spaces, so a word ends only where the next name begins.
+    optimizer, *words = re.split(r"\s+(?=\w+=)", method.strip())
+    options = parse_options(words)
+    lr = float(options.pop("lr", setting.lr))
+    return dataclasses.replace(setting, optimizer=optimizer, space=space.strip() or None, lr=lr, options=options)
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """``["momentum=0.5"]`` as ``{"momentum": 0.5}``; a value that is no Python literal stays text.
+
+    Raises:
+        ValueError: a word is not ``name=value``.
+    """
+    return dict(map(_parse_option, words))
+
+
+def _parse_option(word: str) -> tuple[str, Any]:
+    name, equals, value = word.partition("=")
+    if not (name.isidentifier() and equals):
+        raise ValueError(f"{word!r} is not an option of the form name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _occupy(folder: Path, comparison: Comparison) -> None:
+    if any((folder / name).exists() for name in ("comparison.json", "config.json")):
+        raise FileExistsError(f"{folder} holds runs; go on with them (--resume) or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    comparison.save(folder)

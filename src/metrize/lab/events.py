@@ -1,0 +1,142 @@
+"""What happens in a run, as plain values; the measured ones are also the lines of ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+
+@dataclasses.dataclass(frozen=True)
+class Began:
+    """The run is built and about to train.
+
+    Args:
+        folder: where the run is kept.
+        label: short name of the method.
+        first_step: steps already done, 0 unless resumed.
+        steps: steps of the whole run.
+        parameters: numbers in the model.
+    """
+
+    folder: Path
+    label: str
+    first_step: int
+    steps: int
+    parameters: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepped:
+    """One optimizer step.
+
+    Args:
+        step: counted from 1.
+        seconds: training time so far, without evaluations and checkpoints.
+        loss: of the batch, before the step.
+    """
+
+    kind: ClassVar[str] = "train"
+    step: int
+    seconds: float
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """The held-out part was evaluated.
+
+    Args:
+        step: steps done.
+        seconds: training time so far.
+        loss: on the held-out part.
+        accuracy: share of right answers in [0, 1].
+    """
+
+    kind: ClassVar[str] = "eval"
+    step: int
+    seconds: float
+    loss: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceChecked:
+    """The constrained weights were checked.
+
+    Args:
+        step: steps done.
+        seconds: training time so far.
+        error: the largest distance of a constrained weight from its space.
+    """
+
+    kind: ClassVar[str] = "space"
+    step: int
+    seconds: float
+    error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint is complete on disk."""
+
+    step: int
+    file: Path
+
+
+Record = Stepped | Evaluated | SpaceChecked
+Event = Began | Record | Saved
+_Kind = TypeVar("_Kind", Stepped, Evaluated, SpaceChecked)
+_KINDS: dict[str, type[Record]] = {record.kind: record for record in (Stepped, Evaluated, SpaceChecked)}
+
+
+class Journal:
+    """The records of one run, in memory and in ``metrics.jsonl``.
+
+    Args:
+        file: the file, which is written anew.
+        records: what it holds to begin with.
+    """
+
+    def __init__(self, file: Path, records: Iterable[Record] = ()) -> None:
+        self._file, self.records = file, list(records)
+        # replaced rather than overwritten, so that a run killed at this moment keeps one of the two
+        draft = file.with_suffix(".tmp")
+        draft.write_text("".join(_line(record) for record in self.records))
+        draft.replace(file)
+
+    def add(self, record: Record) -> None:
+        """Append one record; its line is with the operating system when this returns."""
+        self.records.append(record)
+        with self._file.open("a") as stream:
+            stream.write(_line(record))
+
+    def of(self, kind: type[_Kind]) -> list[_Kind]:
+        """All records of one kind, in order."""
+        return [record for record in self.records if isinstance(record, kind)]
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk."""
+        with self._file.open("a") as stream:
+            os.fsync(stream.fileno())
+
+
+def read_records(file: Path) -> list[Record]:
+    """The records of a ``metrics.jsonl``; a last line that was cut short by a kill is left out.
+
+    Args:
+        file: the file; a missing one has no records.
+    """
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [_record(json.loads(line)) for line in lines]
+
+
+def _record(line: dict[str, float]) -> Record:
+    return _KINDS[str(line.pop("kind"))](**line)  # type: ignore[arg-type]
+
+
+def _line(record: Record) -> str:
+    return json.dumps({"kind": record.kind, **dataclasses.asdict(record)}, allow_nan=False) + "\n"

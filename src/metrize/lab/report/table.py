@@ -1,0 +1,159 @@
+"""The figures of a comparison: one row a method, mean and standard deviation over its seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from metrize.lab.events import Evaluated
+from metrize.lab.runs import Run, by_method
+
+
+@dataclasses.dataclass(frozen=True)
+class Stat:
+    """One figure over the seeds of a method.
+
+    Args:
+        values: a figure a seed; None where a seed has none.
+    """
+
+    values: tuple[float | None, ...]
+
+    @property
+    def known(self) -> list[float]:
+        """The figures of the seeds that have one."""
+        return [value for value in self.values if value is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the known figures."""
+        return statistics.fmean(self.known) if self.known else None
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation of the known figures, from two of them on."""
+        return statistics.stdev(self.known) if len(self.known) > 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A figure of the table.
+
+    Args:
+        key: its name in the run's summary, or one of the two target figures.
+        title: heading.
+        show: writes one number.
+        absent: what stands where no seed has the figure; empty if the figure then does not apply.
+        best: ``min`` or ``max`` picks the best row; None where best means nothing.
+    """
+
+    key: str
+    title: str
+    show: Callable[[float], str]
+    absent: str = ""
+    best: Callable[[Sequence[float]], float] | None = min
+
+    def cell(self, stat: Stat) -> tuple[str, str]:
+        """The mean, and a second line with the deviation and how many seeds have the figure where not all do."""
+        if stat.mean is None:
+            return self.absent or "–", ""
+        # Figures that agree to the last digit, such as bytes, need no "± 0.00".
+        spread = f"± {self.show(stat.std)}" if stat.std else ""
+        part = "" if len(stat.known) == len(stat.values) else f"({len(stat.known)} of {len(stat.values)})"
+        return self.show(stat.mean), f"{spread} {part}".strip()
+
+
+COLUMNS = (
+    Column("final_train_loss", "train loss", "{:.4f}".format, "diverged"),
+    Column("final_eval_loss", "held-out loss", "{:.4f}".format, "diverged"),
+    Column("final_eval_accuracy", "accuracy", "{:.2%}".format, "diverged", max),
+    Column("steps_to_target", "steps to target", "{:.0f}".format, "not reached"),
+    Column("seconds_to_target", "seconds to target", "{:.1f}".format, "not reached"),
+    Column("ms_per_step", "ms per step", "{:.2f}".format),
+    Column("optimizer_ms_per_step", "optimizer, ms per step", "{:.2f}".format),
+    Column("state_bytes_per_parameter", "state, bytes per parameter", "{:.2f}".format),
+    Column("space_error", "error on the manifold", "{:.1e}".format, best=None),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One method of the table.
+
+    Args:
+        label: the method's sentence.
+        seeds: the seeds that were run.
+        stats: figure by column key.
+    """
+
+    label: str
+    seeds: tuple[int, ...]
+    stats: Mapping[str, Stat]
+
+    def as_json(self) -> dict[str, Any]:
+        """Label, seeds, and mean and deviation of each figure, as plain JSON values."""
+        figures = {key: {"mean": stat.mean, "std": stat.std} for key, stat in self.stats.items()}
+        return {"label": self.label, "seeds": list(self.seeds), **figures}
+
+
+_CROSSING = ("steps_to_target", "seconds_to_target")
+
+
+def rows(runs: Sequence[Run], target: float | None) -> list[Row]:
+    """One row a method.
+
+    Args:
+        runs: finished runs.
+        target: held-out loss whose first crossing is timed; None times nothing.
+    """
+    return [_row(label, group, target) for label, group in by_method(runs).items()]
+
+
+def useful_columns(table: Sequence[Row], target: float | None) -> list[Column]:
+    """The columns that say something: no target, no time to it; no constrained weight, no error of it."""
+    needless = _CROSSING if target is None else ()
+    applies = {column.key for column in COLUMNS if column.absent or any(row.stats[column.key].known for row in table)}
+    return [column for column in COLUMNS if column.key in applies and column.key not in needless]
+
+
+def default_target(runs: Sequence[Run]) -> tuple[str, float] | None:
+    """The second best method and the held-out loss that all its seeds reach, so that the time of the best says most.
+
+    None where fewer than two methods arrive without diverging.
+    """
+    ends = {label: max(map(_end, group)) for label, group in by_method(runs).items()}
+    ranked = sorted((end, label) for label, end in ends.items() if math.isfinite(end))
+    return (ranked[1][1], ranked[1][0]) if len(ranked) > 1 else None
+
+
+def best_rows(table: Sequence[Row]) -> dict[str, str]:
+    """The label of the best mean by column key, where there is more than one method and a best."""
+    return {column.key: label for column in COLUMNS if (label := _best(table, column)) and len(table) > 1}
+
+
+def _best(table: Sequence[Row], column: Column) -> str | None:
+    means = {row.label: mean for row in table if (mean := row.stats[column.key].mean) is not None}
+    if column.best is None or len(set(means.values())) < 2:
+        return None
+    return next(label for label, mean in means.items() if mean == column.best(list(means.values())))
+
+
+def _row(label: str, runs: Sequence[Run], target: float | None) -> Row:
+    figures = [{**dataclasses.asdict(run.summary), **_crossing(run, target)} for run in runs]
+    stats = {column.key: Stat(tuple(figure[column.key] for figure in figures)) for column in COLUMNS}
+    return Row(label, tuple(run.config.seed for run in runs), stats)
+
+
+def _end(run: Run) -> float:
+    """The last held-out loss, infinite for a run that diverged, so that it ranks last."""
+    return math.inf if run.summary.final_eval_loss is None else run.summary.final_eval_loss
+
+
+def _crossing(run: Run, target: float | None) -> dict[str, float | None]:
+    """Step and second of the first evaluation at or below the target."""
+    evaluations = (record for record in run.records if isinstance(record, Evaluated))
+    first = next((one for one in evaluations if target is not None and one.loss <= target), None)
+    return {"steps_to_target": first.step, "seconds_to_target": first.seconds} if first else dict.fromkeys(_CROSSING)

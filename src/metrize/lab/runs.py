@@ -1,0 +1,141 @@
+"""Reading back what runs have written: one run folder, or a comparison that holds several."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from metrize.lab.config import RunConfig
+from metrize.lab.events import Record, read_records
+from metrize.lab.trainer import Summary
+
+# Fields that `RunConfig.label` already speaks of, and the seed, over which a report averages.
+_IN_LABEL = ("optimizer", "space", "options", "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run as it lies on disk.
+
+    Args:
+        config: what was run.
+        summary: its figures.
+        records: what was measured on the way.
+    """
+
+    config: RunConfig
+    summary: Summary
+    records: Sequence[Record]
+
+    def series(self, kind: type[Record], key: str) -> list[float]:
+        """One field of all records of a kind, in order: ``series(Evaluated, "loss")``."""
+        return [getattr(record, key) for record in self.records if isinstance(record, kind)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Several methods under one setting; written to ``comparison.json`` so that it can be gone on with.
+
+    Args:
+        methods: one configuration a method; their own seeds do not count.
+        seeds: each method runs with the seeds 0, 1, ..., seeds - 1.
+        target: held-out loss whose first crossing is timed; None takes the first method's own end.
+
+    Raises:
+        ValueError: no method, no seed, or two methods that cannot be told apart.
+    """
+
+    methods: Sequence[RunConfig]
+    seeds: int = 1
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.methods or self.seeds < 1:
+            raise ValueError("a comparison needs at least one method and one seed")
+        slugs = [slug(label) for label in labels(self.methods)]
+        if len(set(slugs)) < len(slugs):
+            raise ValueError("two methods of the comparison are the same: " + ", ".join(labels(self.methods)))
+
+    def runs(self) -> Iterator[tuple[str, RunConfig]]:
+        """Folder name and configuration of every run; seed 0 of all methods comes first."""
+        for seed in range(self.seeds):
+            for label, config in zip(labels(self.methods), self.methods, strict=True):
+                yield f"{slug(label)}-seed{seed}", dataclasses.replace(config, seed=seed)
+
+    def save(self, folder: Path) -> None:
+        """Write ``comparison.json`` into the folder."""
+        (folder / "comparison.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Comparison:
+        """Read ``comparison.json`` of a folder.
+
+        Raises:
+            FileNotFoundError: the folder is not a comparison.
+        """
+        content = json.loads((folder / "comparison.json").read_text())
+        return cls([RunConfig(**method) for method in content["methods"]], content["seeds"], content["target"])
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The finished runs of a run folder, of a comparison, or of any folder of run folders.
+
+    Raises:
+        FileNotFoundError: there is no finished run.
+    """
+    if (folder / "config.json").exists():
+        folders = [folder]
+    elif (folder / "comparison.json").exists():
+        folders = [folder / name for name, _ in Comparison.load(folder).runs()]
+    else:
+        folders = sorted(path.parent for path in folder.glob("*/config.json"))
+    finished = [_read(path) for path in folders if is_finished(path)]
+    if not finished:
+        raise FileNotFoundError(f"no finished run in {folder}")
+    return finished
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has written its last file."""
+    return (folder / "summary.json").exists()
+
+
+def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ in their seed only, under a label that tells the methods apart."""
+    grouped: dict[str, list[Run]] = {}
+    for label, run in zip(labels([run.config for run in runs]), runs, strict=True):
+        grouped.setdefault(label, []).append(run)
+    return grouped
+
+
+def labels(configs: Sequence[RunConfig]) -> list[str]:
+    """The label of each configuration, with whatever else differs among them, such as ``lr=0.01``."""
+    varied = [name for name in _other_fields() if not _same(configs, name)]
+    return [" ".join([config.label, *(f"{name}={getattr(config, name)}" for name in varied)]) for config in configs]
+
+
+def shared_settings(configs: Sequence[RunConfig]) -> dict[str, Any]:
+    """The settings that all configurations agree on and that no label repeats."""
+    return {name: getattr(configs[0], name) for name in _other_fields() if _same(configs, name)}
+
+
+def slug(label: str) -> str:
+    """A label as a folder name: ``SGD momentum=0.5 on Stiefel()`` gives ``sgd-momentum-0.5-on-stiefel``."""
+    return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.")
+
+
+def _read(folder: Path) -> Run:
+    summary = Summary(**json.loads((folder / "summary.json").read_text()))
+    return Run(RunConfig.load(folder), summary, read_records(folder / "metrics.jsonl"))
+
+
+def _other_fields() -> list[str]:
+    return [field.name for field in dataclasses.fields(RunConfig) if field.name not in _IN_LABEL]
+
+
+def _same(configs: Sequence[RunConfig], name: str) -> bool:
+    return all(getattr(config, name) == getattr(configs[0], name) for config in configs)

@@ -14,7 +14,7 @@ from metrize.recipe import Recipe
 from metrize.rules import Metric
 from metrize.spaces import Space
 from metrize.spaces.base import compute_dtype
-from metrize.state import State, keeps_master, real, stacked
+from metrize.state import State, keeps_master, real, stacked, state_spec
 
 _CHUNK = 2**18  # numbers of a 16-bit parameter widened at a time, so that the copies stay in cache
 
@@ -45,7 +45,11 @@ class Bucket:
         self.params: list[Tensor] = [self.group["params"][i] for i in self.indices]
         self.present: list[int] = []
         self.gradients: list[Tensor] = []
+        # wrappers may keep things of their own in the same dicts
+        self.keys = list(state_spec(self.recipe, self.space, self.params[0], self.group))
         self.arrange()
+        # kept alive, so that no later tensor is taken for one of these
+        self.arranged = [[state[key] for key in self.keys] for state in self.states]
 
     def arrange(self) -> None:
         """Lay the states out as the kernels want them."""
@@ -63,7 +67,7 @@ class Bucket:
                 if grad.layout != torch.strided:
                     raise TypeError(_sparse(name_of(self.group, self.indices[i]), grad))
                 self.present.append(i)
-                self.gradients.append(real(grad))
+                self.gradients.append(real(grad.resolve_conj()))
 
     def statistics(self) -> list[Tensor]:
         """Partial sums that have to be complete over all processes before `compute`."""
@@ -83,10 +87,11 @@ class Fused(Bucket):
     def arrange(self) -> None:
         for p, state in zip(self.params, self.states, strict=True):
             like = real(p.detach())
-            for key, value in state.items():
+            for key in self.keys:
+                value = state[key]
                 if value.shape == like.shape and value.stride() != like.stride():
                     state[key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
-        self._state = {key: [state[key] for state in self.states] for key in self.states[0]}
+        self._state = {key: [state[key] for state in self.states] for key in self.keys}
 
     def apply(self) -> None:
         if not self.present:
@@ -119,8 +124,9 @@ class Stacked(Bucket):
     def arrange(self) -> None:
         self._dtype = compute_dtype(self.params[0].dtype)
         self._master = keeps_master(self.space, self.params[0])
-        self._metric = Metric(self.space.sq_norm, self.space.dim(real(self.params[0]).shape))
-        self._stack = {key: stacked(self.states, key) for key in self.states[0]}
+        dim = self.space.dim(real(self.params[0]).shape)
+        self._metric = Metric(self.space.sq_norm, max(1, dim))  # of an empty tensor, or of O(1), it is 0
+        self._stack = {key: stacked(self.states, key) for key in self.keys}
 
     def gather(self) -> None:
         super().gather()

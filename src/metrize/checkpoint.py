@@ -32,19 +32,19 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], base_load: Callable[[
         ValueError: what does not fit, by name; nothing is changed then.
     """
     saved: dict[int, dict[str, Any]] = {}
+    ids: list[int] = []
 
     def set_aside(_: Any, final: dict[str, Any]) -> None:
         _check(optimizer, final)
         saved.update(final["state"])
+        ids.extend(i for group in final["param_groups"] for i in group["params"])
 
     def put_back(_: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        ids = [i for group in saved_groups for i in group["params"]]
         for identity, parameter in zip(ids, parameters, strict=True):
             if identity in saved:
                 optimizer.state[parameter] = {k: _own(k, v, parameter) for k, v in saved[identity].items()}
 
-    saved_groups = state_dict["param_groups"]
     hooks = [
         optimizer.register_load_state_dict_pre_hook(set_aside),
         optimizer.register_load_state_dict_post_hook(put_back, prepend=True),
@@ -57,6 +57,8 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], base_load: Callable[[
 
 
 def _own(key: str, value: Any, parameter: Tensor) -> Any:
+    if key == "step" and isinstance(value, int | float):
+        return torch.tensor(float(value))
     if not isinstance(value, Tensor):
         return value
     # a saved count may lie on the host or beside the parameter; either serves
@@ -66,7 +68,9 @@ def _own(key: str, value: Any, parameter: Tensor) -> Any:
 def _check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
     saved_groups, groups = state_dict["param_groups"], optimizer.param_groups
     if len(saved_groups) != len(groups):
-        raise ValueError(f"the checkpoint has {len(saved_groups)} parameter groups and this optimizer has {len(groups)}")
+        raise ValueError(
+            f"the checkpoint has {len(saved_groups)} parameter groups and this optimizer has {len(groups)}"
+        )
     for at, (saved, group) in enumerate(zip(saved_groups, groups, strict=True)):
         _check_group(at, saved, group)
         for index, identity in enumerate(saved["params"]):
@@ -82,8 +86,8 @@ def _numbers(saved: dict[str, Any]) -> dict[str, Any]:
 def _check_group(at: int, saved: dict[str, Any], group: dict[str, Any]) -> None:
     if "recipe" not in saved:
         raise ValueError(f"group {at} of the checkpoint names no recipe: it was not written by this library")
-    if saved["format"] != FORMAT:
-        raise ValueError(f"the checkpoint has format {saved['format']}, and this version reads format {FORMAT}")
+    if saved.get("format") != FORMAT:
+        raise ValueError(f"the checkpoint has format {saved.get('format')}, and this version reads format {FORMAT}")
     if saved["recipe"] != group["recipe"]:
         raise ValueError(
             f"group {at} of the checkpoint was trained with {saved['recipe']}, and this optimizer has "
@@ -103,13 +107,17 @@ def _check_group(at: int, saved: dict[str, Any], group: dict[str, Any]) -> None:
 
 
 def _check_state(name: str, kept: dict[str, Any], spec: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-    if kept.keys() != spec.keys():
+    if not kept.keys() >= spec.keys():
         raise ValueError(
             f"parameter {name!r}: the checkpoint keeps {sorted(kept)}, and this optimizer keeps {sorted(spec)}"
         )
     for key, (shape, dtype) in spec.items():
         value = kept[key]
-        if isinstance(value, Tensor) and (tuple(value.shape) != tuple(shape) or value.dtype != dtype):
+        if key == "step" and isinstance(value, int | float):
+            continue
+        if not isinstance(value, Tensor):
+            raise ValueError(f"parameter {name!r}: {key} is {value!r} in the checkpoint, and no tensor")
+        if tuple(value.shape) != tuple(shape) or value.dtype != dtype:
             raise ValueError(
                 f"parameter {name!r}: {key} has shape {tuple(value.shape)} and dtype {value.dtype} in the checkpoint, "
                 f"and shape {tuple(shape)} and dtype {dtype} here"

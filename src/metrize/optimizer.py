@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,6 @@ from metrize.spaces import Space, SpaceError, declare
 from metrize.spaces.base import compute_dtype, parse_space
 from metrize.spaces.declare import check_point, declared_space, naming
 from metrize.state import new_state, state_spec
-
 
 _SMALL = 2**18  # numbers of a tensor that is still worth copying into a batch
 
@@ -93,6 +93,8 @@ class Optimizer(torch.optim.Optimizer):
         recipe = _recipe_of(group, self.defaults)
         group["recipe"] = repr(recipe)
         group.pop("space", None)
+        # numbers this group's rule reads and the optimizer's own rule does not know
+        group = {key: value for key, value in recipe.rule.hyper().items() if key not in self.defaults} | group
         _check_numbers({**self.defaults, **group}, recipe)
         super().add_param_group(group)
         try:
@@ -148,6 +150,12 @@ class Optimizer(torch.optim.Optimizer):
         checkpoint.load(self, state_dict, super().load_state_dict)
         self._buckets = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Rows of a batch as tensors of their own: a plain pickle would write the whole batch with each of them."""
+        content = super().__getstate__()
+        apart = {p: {key: _apart(value) for key, value in kept.items()} for p, kept in self.state.items()}
+        return {**content, "state": defaultdict(dict, apart)}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._buckets = None
@@ -164,9 +172,11 @@ class Optimizer(torch.optim.Optimizer):
     def _sign(self) -> list[Any]:
         """What the buckets depend on; cheap, because it is compared at every step."""
         signature: list[Any] = [len(self.state), declare.revision()]
+        for state in self.state.values():
+            signature.extend(map(id, state.values()))  # offloading exchanges them
         for group in self.param_groups:
             signature.append((group["recipe"], group["spaces"], parse_recipe(group["recipe"]).rule.variant(group)))
-            signature.extend(map(id, group["params"]))
+            signature.extend((id(p), p.dtype, p.stride()) for p in group["params"])  # `module.to` changes them in place
         return signature
 
     def _is_probe(self) -> bool:
@@ -180,6 +190,8 @@ class Optimizer(torch.optim.Optimizer):
         for bucket in buckets:
             bucket.gather()
         if not self._may_step(buckets):
+            for bucket in buckets:
+                bucket.gradients = []
             return
         exchange = Exchange()
         exchange.sum([s for bucket in buckets for s in bucket.statistics()])
@@ -253,6 +265,8 @@ class Optimizer(torch.optim.Optimizer):
                 check_point(space, p)
             fresh = new_state(spec, space, p, p.device if kind is Fused else host)
             self.state[p].update({key: fresh[key] for key in spec if key in missing})
+        for key, (_, dtype) in spec.items():
+            self.state[p][key] = self.state[p][key].to(dtype)  # a model converted between steps
 
 
 def _fusable(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> bool:
@@ -267,6 +281,11 @@ def _alone(kind: type[Bucket], p: Tensor, index: int) -> tuple[Any, ...]:
     if kind is Fused:
         return ()
     return (p.shape,) if p.numel() <= _SMALL else (p.shape, index)
+
+
+def _apart(value: Any) -> Any:
+    shared = isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes
+    return value.clone() if shared else value
 
 
 def _recipe_of(group: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
@@ -286,8 +305,6 @@ def _check_numbers(group: dict[str, Any], recipe: Recipe) -> None:
     for key in ("lr", "weight_decay"):
         if not float(group[key]) >= 0:
             raise ValueError(f"{key}={group[key]}: a number of at least 0")
-    missing = recipe.rule.hyper().keys() - group.keys()
-    group.update({key: recipe.rule.hyper()[key] for key in missing})
     recipe.rule.check_hyper(group)
 
 

@@ -34,10 +34,10 @@ class Recipe(Part):
     """
 
     space: Space | None = None
-    frame: Frame = Identity()
-    moments: Moments = Dense()
-    rule: Rule = Adam()
-    step_size: StepSize = Given()
+    frame: Frame = dataclasses.field(default_factory=Identity)
+    moments: Moments = dataclasses.field(default_factory=Dense)
+    rule: Rule = dataclasses.field(default_factory=Adam)
+    step_size: StepSize = dataclasses.field(default_factory=Given)
     decay: Literal["decoupled", "l2"] = "decoupled"
 
     def __post_init__(self) -> None:

@@ -50,20 +50,20 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         *,
         space: Space | None = None,
-        moments: Moments = Dense(),  # noqa: B008 - frozen
+        moments: Moments = Dense(),
         second_moment: Literal["elementwise", "scalar"] = "elementwise",
         maximize: bool = False,
         skip_nonfinite: bool = True,
     ) -> None:
         recipe = self.recipe(space, moments, second_moment)
-        common = {"weight_decay": weight_decay, "maximize": maximize, "skip_nonfinite": skip_nonfinite}
+        common: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "skip_nonfinite": skip_nonfinite}
         super().__init__(params, recipe, lr=lr, betas=betas, eps=eps, **common)
 
     @classmethod
     def recipe(
         cls,
         space: Space | None = None,
-        moments: Moments = Dense(),  # noqa: B008
+        moments: Moments = Dense(),
         second_moment: Literal["elementwise", "scalar"] = "elementwise",
     ) -> Recipe:
         """The five answers of this optimizer."""

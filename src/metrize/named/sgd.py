@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from metrize import rules
@@ -45,16 +47,16 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         space: Space | None = None,
-        moments: Moments = Dense(),  # noqa: B008 - frozen
+        moments: Moments = Dense(),
         maximize: bool = False,
         skip_nonfinite: bool = True,
     ) -> None:
         recipe = self.recipe(space, moments)
-        numbers = {"lr": lr, "momentum": momentum, "dampening": dampening, "nesterov": nesterov}
-        common = {"weight_decay": weight_decay, "maximize": maximize, "skip_nonfinite": skip_nonfinite}
-        super().__init__(params, recipe, **numbers, **common)
+        numbers: dict[str, Any] = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+        common: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "skip_nonfinite": skip_nonfinite}
+        super().__init__(params, recipe, lr=lr, **common, **numbers)
 
     @staticmethod
-    def recipe(space: Space | None = None, moments: Moments = Dense()) -> Recipe:  # noqa: B008
+    def recipe(space: Space | None = None, moments: Moments = Dense()) -> Recipe:
         """The five answers of this optimizer."""
         return Recipe(space=space, moments=moments, rule=rules.Momentum(), decay="l2")

@@ -30,10 +30,7 @@ def cayley(y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tup
     if b is not None:
         s = s - (b.mT @ b).mul_(0.25)
     turn = torch.linalg.solve_ex(torch.eye(s.shape[-1], dtype=s.dtype, device=s.device) - s, s)[0]
-    if pushed is None:
-        increment = (y @ turn).mul_(2)
-    else:
-        increment = pushed + (2 * y + pushed) @ turn
+    increment = (y @ turn).mul_(2) if pushed is None else pushed + (2 * y + pushed) @ turn
     return increment, y + increment * 0.5
 
 

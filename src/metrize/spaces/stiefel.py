@@ -22,8 +22,8 @@ class Stiefel(Space):
     """Stiefel manifold ``St(n, N) = {Y : Y^T Y = I}`` with the canonical metric ``tr(D^T (I - Y Y^T / 2) D)``.
 
     The gradient G is lifted straight into the fixed space ``g_hor`` of matrices ``[[A, -B^T], [B, 0]]``:
-    ``A = Y^T G - G^T Y``, ``B = Yp^T G``. Averages are kept there, where nothing turns under them; A (skew, n x n) above
-    B ((N - n) x n) has the shape of Y. Square points have no B, points with n = 1 no A.
+    ``A = Y^T G - G^T Y``, ``B = Yp^T G``. Averages are kept there, where nothing turns under them; A (skew, n x n)
+    above B ((N - n) x n) has the shape of Y. Square points have no B, points with n = 1 no A.
 
     Args:
         rows: True: the rows of each matrix are orthonormal (``Y Y^T = I``); False: its columns; None: whichever is
@@ -85,7 +85,7 @@ class Stiefel(Space):
 
     def points(self, stack: Tensor) -> Tensor:
         if self.blocks > 1:
-            stack = stack.unflatten(-2, (self.blocks, stack.shape[-2] // self.blocks))
+            stack = stack.view(*stack.shape[:-2], self.blocks, *self._block(stack.shape))
         return stack.mT if self._wide(stack.shape) else stack
 
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:

@@ -1,0 +1,206 @@
+"""The commands; torch, matplotlib and jinja2 are imported by those that need them, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from metrize.cli import show
+from metrize.cli.progress import watching
+from metrize.cli.settings import Count, Setting, Words
+from metrize.lab.config import RunConfig
+
+app = App(
+    name="metrize",
+    help="Optimizers that give every tensor the geometry it deserves: train, compare, report.",
+    version=version("metrize"),
+    default_parameter=Parameter(negative=(), show_env_var=False),
+)
+data_app = App(name="data", help="Get data sets.")
+app.command(data_app)
+
+
+class MendableError(Exception):
+    """Something that the user can put right; its text says what."""
+
+
+class StoppedError(Exception):
+    """The user stopped the command; its text says how to go on."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and turn what can go wrong into a line and an exit status."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except (CycloptsError, MendableError, OSError) as error:
+        show.error(_text(error))
+        return 2
+    except StoppedError as stopped:
+        show.note(str(stopped))
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+@app.command
+def train(
+    *,
+    optimizer: str = RunConfig.optimizer,
+    space: str | None = None,
+    option: Words = (),
+    seed: int = RunConfig.seed,
+    out: Path | None = None,
+    resume: Path | None = None,
+    setting: Setting = Setting(),  # noqa: B008 - frozen
+) -> None:
+    """Train one model with one method, and draw its report.
+
+    Args:
+        optimizer: A name of `metrize list`.
+        space: The space of the attention weights, such as "Stiefel()"; without it they are free.
+        option: Option of the optimizer, such as momentum=0.5; may be given again.
+        seed: Decides the initial weights and the order of the data.
+        out: Folder of the run. [default: runs/TASK-METHOD-seedN]
+        resume: Go on with the interrupted run in this folder, bit for bit; no other option is needed.
+        setting: What is trained and for how long.
+    """
+    from metrize.lab.compare import parse_options
+    from metrize.lab.report import draw_report
+    from metrize.lab.runs import slug
+    from metrize.lab.trainer import train as train_run
+
+    with _mendable(ValueError):
+        base, options = setting.config(), parse_options(option)
+    config = dataclasses.replace(base, optimizer=optimizer, space=space, options=options, seed=seed)
+    if resume:
+        _refuse_others(config != RunConfig() or out is not None)
+        config = RunConfig.load(resume)
+    folder = resume or out or Path("runs", f"{config.task}-{slug(config.label)}-seed{config.seed}")
+    _check([config])
+    with _stoppable(f"metrize train --resume {folder}"), watching([folder.name]) as watch:
+        train_run(config, folder, watch, resume=resume is not None)
+    show.report(draw_report(folder))
+
+
+@app.command
+def compare(
+    *,
+    method: Words = (),
+    seeds: Count = 1,
+    target: float | None = None,
+    out: Path | None = None,
+    resume: Path | None = None,
+    setting: Setting = Setting(),  # noqa: B008 - frozen
+) -> None:
+    """Train several methods with several seeds, and show them in one table and one report.
+
+    Args:
+        method: A method, such as "SGD lr=0.01 momentum=0.5 on Stiefel()"; may be given again. Without it, the four of
+            arXiv:2305.16901: Adam without constraint, and Adam, gradient descent and momentum on the Stiefel manifold.
+        seeds: Runs of each method.
+        target: Held-out loss to time; without it, the one that the second best method ends with.
+        out: Folder of the comparison. [default: runs/TASK-comparison]
+        resume: Go on with the interrupted comparison in this folder; finished runs are not repeated.
+        setting: What is trained and for how long.
+    """
+    from metrize.lab.compare import PAPER, parse_method
+    from metrize.lab.compare import compare as compare_runs
+    from metrize.lab.runs import Comparison
+
+    with _mendable(ValueError):
+        base = setting.config()
+        comparison = Comparison([parse_method(sentence, base) for sentence in method or PAPER], seeds, target)
+    if resume:
+        _refuse_others(bool(setting != Setting() or method or seeds != 1 or target is not None or out is not None))
+        comparison = Comparison.load(resume)
+    folder = resume or out or Path("runs", f"{base.task}-comparison")
+    _check(comparison.methods)
+    names = [name for name, _ in comparison.runs()]
+    with _stoppable(f"metrize compare --resume {folder}"), watching(names) as watch:
+        report = compare_runs(comparison, folder, watch, resume=resume is not None)
+    show.report(report)
+
+
+@app.command
+def report(folder: Path, *, target: float | None = None) -> None:
+    """Draw the report of a run, of a comparison, or of any folder of runs again.
+
+    Args:
+        folder: The run, the comparison, or the folder of runs.
+        target: Held-out loss to time; without it, the comparison's own, or what the second best method ends with.
+    """
+    from metrize.lab.report import draw_report
+
+    show.report(draw_report(folder, target))
+
+
+@app.command(name="list")
+def list_optimizers(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> None:
+    """List the optimizers and what each is made of.
+
+    Args:
+        as_json: Print JSON and nothing else.
+    """
+    import metrize
+
+    recipes = {name: show.slots(optimizer) for name, optimizer in metrize.catalogue().items()}
+    (show.as_json if as_json else show.catalogue)(recipes)
+
+
+@data_app.command
+def mnist(*, data_root: Path) -> None:
+    """Get the four files of MNIST.
+
+    Args:
+        data_root: Folder to put them into.
+    """
+    from metrize.lab.data.mnist import fetch_mnist
+
+    with _mendable(RuntimeError):
+        files = fetch_mnist(data_root)
+    show.note("\n".join(map(str, files)))
+
+
+@contextlib.contextmanager
+def _mendable(*kinds: type[Exception]) -> Iterator[None]:
+    """Errors of these kinds are the user's here; anywhere else they would be ours, and deserve a traceback."""
+    try:
+        yield
+    except kinds as error:
+        raise MendableError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _stoppable(command: str) -> Iterator[None]:
+    """Ctrl-C says how to go on."""
+    from metrize.lab.trainer import Interrupted
+
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        raise StoppedError(f"stopped; go on with: {command}") from stopped
+
+
+def _check(configs: Iterable[RunConfig]) -> None:
+    from metrize.lab.compare import check
+
+    with _mendable(ValueError, TypeError):
+        check(configs)
+
+
+def _refuse_others(given: bool) -> None:
+    if given:
+        raise MendableError("--resume reads everything from its folder; leave the other options out")
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -1,0 +1,100 @@
+"""What the commands put on the screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    # at run time it would bring torch and matplotlib along
+    from metrize.lab.report import Column, Report, Row
+
+# Characters after which a heading goes on in the next line.
+_HEADING = 14
+_LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+
+
+def error(text: str) -> None:
+    """One panel on standard error."""
+    Console(stderr=True).print(Panel(Text(text), title="error", title_align="left", border_style="red"))
+
+
+def note(text: str) -> None:
+    """Plain words on standard output, not wrapped, so that paths and commands can be copied."""
+    Console(soft_wrap=True, highlight=False).print(Text(text))
+
+
+def report(drawn: Report) -> None:
+    """The table of a report, its target, and where its page lies."""
+    console = Console()
+    console.print(*_results(drawn, console))
+    if drawn.target is not None:
+        of = f", where {drawn.target_of} ends" if drawn.target_of else ""
+        note(f"target: held-out loss {drawn.target:.4f}{of}")
+    note(f"report: {drawn.page}")
+
+
+def slots(optimizer: Any) -> dict[str, str | None]:
+    """The parts of an optimizer's own recipe as their sentences; None for a space that the weight declares."""
+    recipe = optimizer.recipe()
+    parts = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+    return {name: None if part is None else str(part) for name, part in parts.items()}
+
+
+def as_json(value: Any) -> None:
+    """JSON and nothing else, for other programs."""
+    Console().out(json.dumps(value, indent=2), highlight=False)
+
+
+def catalogue(recipes: Mapping[str, Mapping[str, str | None]]) -> None:
+    """A row an optimizer, a column a slot."""
+    titles = [slot.replace("_", " ") for slot in next(iter(recipes.values()))]
+    table = Table("optimizer", *titles, **_LOOK)
+    for name, parts in recipes.items():
+        table.add_row(name, *(Text(part or "as declared") for part in parts.values()))
+    Console().print(table)
+
+
+def _results(drawn: Report, console: Console) -> list[Table]:
+    """One table where it fits; else on its side, figures down and methods across, in as many parts as it takes."""
+    head = ["", *(column.title for column in drawn.columns)]
+    rows = [[row.label, *_cells(row, drawn.columns)] for row in drawn.rows]
+    parts = [_table([head, *rows])]
+    for size in range(len(rows), 0, -1):
+        if all(_fits(part, console) for part in parts):
+            break
+        starts = range(0, len(rows), size)
+        parts = [_table(list(zip(head, *rows[start : start + size], strict=True))) for start in starts]
+    return parts
+
+
+def _fits(table: Table, console: Console) -> bool:
+    unbounded = console.options.update(max_width=10_000)
+    return console.measure(table, options=unbounded).maximum <= console.width
+
+
+def _cells(row: Row, columns: Sequence[Column]) -> list[str]:
+    return ["\n".join(filter(None, column.cell(row.stats[column.key]))) for column in columns]
+
+
+def _table(grid: Sequence[Sequence[str]]) -> Table:
+    """Names on the left and above are broken between words, figures never."""
+    table = Table(**_LOOK)
+    for index, title in enumerate(grid[0]):
+        table.add_column(Text(_fill(title)), justify="right" if index else "left", no_wrap=True)
+    for name, *figures in grid[1:]:
+        table.add_row(Text(_fill(name)), *map(Text, figures))
+    return table
+
+
+def _fill(name: str) -> str:
+    return textwrap.fill(name, _HEADING, break_long_words=False, break_on_hyphens=False)

@@ -166,7 +166,7 @@ def test_compare_takes_the_four_of_the_paper_by_default(monkeypatch: pytest.Monk
     monkeypatch.setattr(compare_module, "check", seen.extend)
     monkeypatch.setattr(compare_module, "train", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["compare", "--seeds", "3"]) == 130
-    assert [config.label for config in seen] == list(compare_module.PAPER)
+    assert seen == [compare_module.parse_method(sentence, RunConfig()) for sentence in compare_module.PAPER]
     assert Comparison.load(Path("runs/digits-comparison")).seeds == 3
 
 

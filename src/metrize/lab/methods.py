@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import metrize
 from metrize.lab.config import RunConfig
 from metrize.lab.models import Model
@@ -18,7 +20,13 @@ def build(config: RunConfig) -> tuple[Model, metrize.Optimizer]:
     model = task_of(config).build_model(config)
     if config.space:
         _constrain_attention(model, config.space)
-    return model, optimizer(model, lr=config.lr, **config.options)
+    options = {name: _part(value) for name, value in config.options.items()}
+    return model, optimizer(model, lr=config.lr, **options)
+
+
+def _part(value: Any) -> Any:
+    """A part written as a sentence, such as ``Dense(dtype='bfloat16')``; any other option is what it is."""
+    return metrize.parse(value) if isinstance(value, str) and value.endswith(")") else value
 
 
 def _constrain_attention(model: Model, sentence: str) -> None:

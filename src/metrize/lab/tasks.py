@@ -1,4 +1,4 @@
-"""The tasks of the lab: which data, which model, and when a run counts as having arrived."""
+"""The tasks of the lab: which data and which model."""
 
 from __future__ import annotations
 
@@ -26,12 +26,10 @@ class Task:
     Args:
         model: makes the model from its options and a generator.
         load: reads the data of a run.
-        target_loss: held-out loss that a good method reaches, for comparisons of the time to get there.
     """
 
     model: Callable[..., Model]
     load: Callable[[RunConfig], Data]
-    target_loss: float
 
     def build_model(self, config: RunConfig) -> Model:
         """The model with the initial weights of the run's seed."""
@@ -95,7 +93,7 @@ def _load_text(config: RunConfig) -> Data:
 
 
 TASKS: dict[str, Task] = {
-    "digits": Task(VisionTransformer, _load_digits, target_loss=0.8),
-    "mnist": Task(VisionTransformer, _load_mnist, target_loss=0.8),
-    "text": Task(GPT, _load_text, target_loss=1.5),
+    "digits": Task(VisionTransformer, _load_digits),
+    "mnist": Task(VisionTransformer, _load_mnist),
+    "text": Task(GPT, _load_text),
 }

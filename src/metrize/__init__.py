@@ -8,7 +8,19 @@ from metrize.named import SGD, Adam, AdamW, catalogue
 from metrize.optimizer import Optimizer
 from metrize.part import parse
 from metrize.recipe import Recipe
-from metrize.spaces import Space, SpaceError, Stiefel, Vector, constrain, error_on_space, spaces_of
+from metrize.spaces import (
+    Grassmann,
+    Orthogonal,
+    Product,
+    Space,
+    SpaceError,
+    Sphere,
+    Stiefel,
+    Vector,
+    constrain,
+    error_on_space,
+    spaces_of,
+)
 from metrize.spaces.base import parse_space
 from metrize.step_sizes import Given
 
@@ -20,11 +32,15 @@ __all__ = [
     "AdamW",
     "Dense",
     "Given",
+    "Grassmann",
     "Identity",
     "Optimizer",
+    "Orthogonal",
+    "Product",
     "Recipe",
     "Space",
     "SpaceError",
+    "Sphere",
     "Stiefel",
     "Vector",
     "catalogue",

@@ -150,8 +150,10 @@ class Stacked(Bucket):
         points = space.points(stack)
         state["step"].add_(1)
         section = space.section_at(points, state)
-        coords = recipe.frame.enter(space.lift(points, space.points(grad), section), state)
         averages = Averages(recipe.moments, state, space.points, self._dtype)
+        if turn := space.turn(section):
+            averages.turn(recipe.rule.linear(self.group), turn)
+        coords = recipe.frame.enter(space.lift(points, space.points(grad), section), state)
         direction = recipe.frame.leave(recipe.rule.direction(coords, averages, self.group, self._metric), state)
         averages.keep()
         space.move_(points, recipe.step_size.velocity(direction, self.group), section, state)

@@ -29,8 +29,8 @@ def named_members(params: Any) -> Any:
 
 def name_of(group: dict[str, Any], index: int) -> str:
     """The parameter's name, or its place in the group where names were not given."""
-    names = group.get("param_names")
-    return str(names[index]) if names else f"#{index} of its group"
+    names = group.get("param_names") or []
+    return str(names[index]) if index < len(names) else f"#{index} of its group"
 
 
 def space_of(group: dict[str, Any], index: int, recipe: Recipe) -> Space:

@@ -147,6 +147,7 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: it is of another recipe, space, shape or format; the text names the parameter. Nothing is
                 changed then.
         """
+        self._discover()
         checkpoint.load(self, state_dict, super().load_state_dict)
         self._buckets = None
 
@@ -158,6 +159,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch puts it there; it is no option here
+        for group in self.param_groups:  # a checkpoint older than an option
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
         self._buckets = None
 
     def recipes(self) -> list[Recipe]:
@@ -176,7 +181,8 @@ class Optimizer(torch.optim.Optimizer):
             signature.extend(map(id, state.values()))  # offloading exchanges them
         for group in self.param_groups:
             signature.append((group["recipe"], group["spaces"], parse_recipe(group["recipe"]).rule.variant(group)))
-            signature.extend((id(p), p.dtype, p.stride()) for p in group["params"])  # `module.to` changes them in place
+            # `module.to` changes dtype and layout in place
+            signature.extend((id(p), p.dtype, p.shape, p.stride()) for p in group["params"])
         return signature
 
     def _is_probe(self) -> bool:
@@ -224,6 +230,8 @@ class Optimizer(torch.optim.Optimizer):
     def _discover(self) -> None:
         """Take in declarations that came to light since construction, and refuse gradients no rule can use."""
         for group in self.param_groups:
+            if len(group["spaces"]) != len(group["params"]):  # someone added or took parameters in place
+                group["spaces"] = tuple(map(declared_space, group["params"]))
             for index in newly_declared(group):
                 if self.state.get(group["params"][index]):
                     raise SpaceError(
@@ -265,8 +273,14 @@ class Optimizer(torch.optim.Optimizer):
                 check_point(space, p)
             fresh = new_state(spec, space, p, p.device if kind is Fused else host)
             self.state[p].update({key: fresh[key] for key in spec if key in missing})
-        for key, (_, dtype) in spec.items():
-            self.state[p][key] = self.state[p][key].to(dtype)  # a model converted between steps
+        for key, (shape, dtype) in spec.items():
+            value = self.state[p][key]
+            if tuple(value.shape) != tuple(shape):  # torch's one-pass kernels would write past the end
+                raise ValueError(
+                    f"parameter {name_of(group, index)!r} has shape {tuple(p.shape)} now, but its state {key} has "
+                    f"{tuple(value.shape)}; change both together, or delete optimizer.state[parameter] to start anew"
+                )
+            self.state[p][key] = value.to(dtype)  # a model converted between steps
 
 
 def _fusable(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> bool:

@@ -26,7 +26,7 @@ def condition(x, signs):
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 def test_signs_make_every_contraction_safe_to_invert(n, scale):
     x = contraction(n, batch=6, seed=n, scale=scale)
-    assert condition(x, householder_signs(x)) < 40 * n
+    assert condition(x, householder_signs(x)) < 80 * n
 
 
 @pytest.mark.parametrize("n", [1, 3, 40])
@@ -46,11 +46,21 @@ def test_the_shortcut_gives_what_the_elimination_gives():
     assert (householder_signs(x) == _eliminate(x.clone())).all()
 
 
-def test_every_pivot_of_the_elimination_is_at_least_a_half():
+def test_signs_that_serve_are_kept_and_a_changed_one_does_not_change_back():
+    entries = torch.linspace(-1, 1, 201, dtype=torch.float64)
+    flips = {}
+    for kept in (1.0, -1.0):
+        signs = kept * householder_signs(entries.view(-1, 1, 1) * kept).flatten()
+        flips[kept] = entries[signs != kept]
+    assert flips[1.0].max() < -0.7
+    assert flips[-1.0].min() > 0.7
+
+
+def test_every_pivot_of_the_elimination_is_at_least_a_quarter():
     x = contraction(12, batch=50, seed=5)
     k = x + torch.diag_embed(householder_signs(x))
     for i in range(12):
-        assert (k[:, i, i].abs() >= 0.5 - 1e-12).all()
+        assert (k[:, i, i].abs() >= 0.25 - 1e-12).all()
         k = k - k[:, :, i : i + 1] @ k[:, i : i + 1, :] / k[:, i : i + 1, i : i + 1]
 
 

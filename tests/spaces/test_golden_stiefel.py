@@ -1,63 +1,17 @@
 """Trajectories of an independent dense float64 oracle: every case, steps 1, 2 and 5."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from oracle import TOLERANCE, load, matrix, name_of, run
 
 import metrize
 from metrize.spaces.retractions import cayley, geodesic
 from metrize.spaces.sections import ClosedForm, dense_complement
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-TOLERANCE = {"rtol": 1e-10, "atol": 1e-10}
-
-
-def load(name):
-    return json.loads((GOLDEN / f"manifolds_{name}.json").read_text())
-
-
-def matrix(rows):
-    return torch.tensor(rows, dtype=torch.float64)
-
-
 STIEFEL = load("stiefel_steps")["cases"]
 
 
-def gradient(case, y):
-    data = {key: matrix(value) for key, value in case["data"].items()}
-    if case["objective"] == "linear":
-        return data["C"]
-    d = data["D"]
-    return data["M"] @ y @ (torch.diag(d) if d.ndim == 1 else d)
-
-
-def optimizer_of(case, y, section):
-    space = metrize.Stiefel(rows=False, retraction=case["retraction"], section=section, polish_every=0)
-    hyper = case["hyper"]
-    if case["optimizer"] == "adam":
-        betas = (hyper["beta1"], hyper["beta2"])
-        return metrize.Adam([y], lr=hyper["eta"], betas=betas, eps=hyper["delta"], space=space)
-    return metrize.SGD([y], lr=hyper["eta"], momentum=hyper.get("alpha", 0.0), space=space)
-
-
-def run(case, section="transported", complement=None):
-    """Yield (record, point, state, previous point) at the recorded steps."""
-    y = torch.nn.Parameter(matrix(case["Y0"]))
-    optimizer = optimizer_of(case, y, section)
-    optimizer.init_state()
-    if "section" in optimizer.state[y]:
-        optimizer.state[y]["section"].copy_(matrix(case["Yperp0"]) if complement is None else complement)
-    records = {record["step"]: record for record in case["steps"]}
-    for step in range(1, max(records) + 1):
-        y.grad = gradient(case, y.detach())
-        optimizer.step()
-        if step in records:
-            yield records[step], y.detach(), optimizer.state[y], optimizer.param_groups[0]
-
-
-@pytest.mark.parametrize("case", STIEFEL, ids=lambda case: f"{case['id']}-{case['hyper']['eta']}")
+@pytest.mark.parametrize("case", STIEFEL, ids=name_of)
 def test_trajectory_with_the_given_section(case):
     seen = 0
     for record, y, state, group in run(case):
@@ -76,9 +30,7 @@ def test_trajectory_with_the_given_section(case):
     assert seen == 3
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in STIEFEL if c["optimizer"] == "gd"], ids=lambda case: f"{case['id']}-{case['hyper']['eta']}"
-)
+@pytest.mark.parametrize("case", [c for c in STIEFEL if c["optimizer"] == "gd"], ids=name_of)
 @pytest.mark.parametrize("section", ["closed-form", "redrawn"])
 def test_gradient_descent_does_not_depend_on_the_section(case, section):
     for record, y, _, _ in run(case, section):
@@ -154,6 +106,6 @@ def test_the_references_own_numbers(name):
     y, g = matrix(case["Y"]), matrix(case["G"])
     tangent = g - y @ g.mT @ y
     torch.testing.assert_close(tangent, matrix(case["out"]), **TOLERANCE)
-    section = ClosedForm.at(y)
+    section = ClosedForm.at(y, y.new_ones(y.shape[-1]))
     lift_a, lift_b = y.mT @ g - g.mT @ y, section.pull(g)
     torch.testing.assert_close(y @ lift_a + dense_complement(y) @ lift_b, tangent, **TOLERANCE)

@@ -34,7 +34,7 @@ def test_the_closed_form_section_is_an_orthonormal_complement(n, extra, batch, s
     eye = torch.eye(n + extra, dtype=torch.float64).expand(whole.shape)
     torch.testing.assert_close(whole.mT @ whole, eye, rtol=0, atol=1e-12)
     g = torch.randn(y.shape, generator=generator(seed + 1), dtype=torch.float64)
-    section = ClosedForm.at(y)
+    section = ClosedForm.at(y, y.new_ones(y.shape[-1]))
     torch.testing.assert_close(section.pull(g), whole[..., n:].mT @ g, rtol=0, atol=1e-12)
     b = g[..., n:, :]
     torch.testing.assert_close(section.push(b), whole[..., n:] @ b, rtol=0, atol=1e-12)
@@ -171,6 +171,31 @@ def test_cayley_and_geodesic_agree_to_second_order():
             ends.append(p.detach())
         gaps.append((ends[0] - ends[1]).norm())
     assert gaps[0] / gaps[1] == pytest.approx(8, rel=0.1)  # they part at the third order
+
+
+@pytest.mark.parametrize("section", ["closed-form", "transported"])
+@pytest.mark.parametrize("shape", [(4, 3), (5, 3), (5, 2), (8, 3), (20, 3)])
+def test_momentum_does_not_stall_where_a_sign_of_the_section_changes(section, shape):
+    space, draw = Stiefel(section=section), generator()
+    p = torch.nn.Parameter(space.project_(torch.randn(100, *shape, generator=draw, dtype=torch.float64)))
+    target = torch.randn(100, *shape, generator=draw, dtype=torch.float64) * math.sqrt(20 / shape[0])
+    optimizer = metrize.SGD([p], lr=0.02, momentum=0.9, space=space)
+    for _ in range(300):
+        p.grad = 2 * (p.detach() - target)
+        optimizer.step()
+    best = space.project_(target.clone())
+    gaps = ((p.detach() - target).square() - (best - target).square()).sum((-2, -1))
+    assert gaps.max() < 1e-2
+
+
+def test_a_turn_of_the_section_keeps_the_tangent_vector():
+    near = 0.2 * torch.randn(6, 9, 4, generator=generator(), dtype=torch.float64) - torch.eye(9, 4, dtype=torch.float64)
+    y, b = Stiefel().project(near), torch.randn(6, 9, 4, generator=generator(1), dtype=torch.float64)
+    section = ClosedForm.at(y, y.new_ones(6, 4))
+    assert (section.signs < 0).any()
+    turned = section.turn(b)
+    torch.testing.assert_close(turned[:, :4], b[:, :4], rtol=0, atol=0)
+    torch.testing.assert_close(section.push(turned[:, 4:]), section.before.push(b[:, 4:]), rtol=0, atol=1e-11)
 
 
 def drift(dtype, steps, matrices, every):

@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 _BLOCK = 32
+_FLIP = -0.75  # a pivot entry below this wants the other sign
 
 
 def householder_signs(x: Tensor) -> Tensor:
     """Signs s with ``I + X diag(s)`` well conditioned, for any X with ``||X||_2 <= 1``.
 
     Elimination without pivoting on ``X + diag(s)``, each sign chosen when its pivot is met so that
-    ``|pivot| >= 1/2``. A sign is +1 unless the pivot entry is below -1/2: reluctant on purpose, so that along a
-    path of points the signs hardly ever change. If the symmetric part of X is above -1/2 every sign is +1 (all
-    Schur complements inherit the bound); on the host one Cholesky factorisation proves that and the elimination,
-    which is sequential, is left out.
+    ``|pivot| >= 1/4``. A sign is +1 unless the pivot entry is below -3/4, where -1 leaves a pivot beyond 7/4: whoever
+    multiplies the columns of X by the signs of last time and asks again gets +1 for all that still serve, and a sign
+    just changed does not change back. If the symmetric part of X is above -3/4 every sign is +1 (all Schur complements
+    inherit the bound); on the host one Cholesky factorisation proves that and the elimination, which is sequential,
+    is left out.
 
     Args:
         x: ``[..., n, n]``, the top block of a matrix with orthonormal columns.
@@ -34,9 +36,9 @@ def householder_signs(x: Tensor) -> Tensor:
 
 
 def _certificate(x: Tensor) -> Tensor:
-    """Zero where ``I/2 + (X + X^T)/2`` is positive definite."""
+    """Zero where the symmetric part of X is above the entry at which a sign flips."""
     symmetric = (x + x.mT).mul_(0.5)
-    symmetric.diagonal(dim1=-2, dim2=-1).add_(0.5)
+    symmetric.diagonal(dim1=-2, dim2=-1).sub_(_FLIP)
     return torch.linalg.cholesky_ex(symmetric).info
 
 
@@ -56,6 +58,6 @@ def _eliminate(x: Tensor) -> Tensor:
 def _panel(x: Tensor, signs: Tensor, start: int, stop: int) -> None:
     for i in range(start, stop):
         pivot = x[:, i, i]
-        signs[:, i] = torch.where(pivot < -0.5, -1.0, 1.0)
+        signs[:, i] = torch.where(pivot < _FLIP, -1.0, 1.0)
         multipliers = x[:, i + 1 :, i].div_((pivot + signs[:, i]).unsqueeze(-1))
         x[:, i + 1 :, i + 1 : stop].sub_(multipliers.unsqueeze(-1) * x[:, i, i + 1 : stop].unsqueeze(-2))

@@ -54,6 +54,13 @@ class Averages:
         self._open[name] = self.moments.read(name, self.state, self.dtype)
         return self.points(self._open[name])
 
+    def turn(self, names: tuple[str, ...], turn: Callable[[Tensor], Tensor]) -> None:
+        """Change the coordinates of averages that are linear in the gradient."""
+        for name in names:
+            average = self.read(name)
+            average.copy_(turn(average))
+        self.keep()
+
     def keep(self) -> None:
         """Store every average that was read."""
         for name, value in self._open.items():

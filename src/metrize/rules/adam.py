@@ -43,6 +43,9 @@ class Adam(Rule):
         if not number(hyper["eps"]) >= 0:
             raise ValueError(f"eps={hyper['eps']}: a number of at least 0")
 
+    def linear(self, hyper: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg",)
+
     def state_spec(
         self, moments: Moments, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]
     ) -> Spec:

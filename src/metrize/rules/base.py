@@ -30,6 +30,10 @@ class Metric:
 class Rule(Part):
     """Turns coordinates of a gradient into a direction of ascent, keeping averages as it goes."""
 
+    def linear(self, hyper: dict[str, Any]) -> tuple[str, ...]:
+        """The averages that are linear in the gradient, so that they turn with the coordinates."""
+        return ()
+
     def hyper(self) -> dict[str, Any]:
         """The numbers of a parameter group that this rule reads, with their defaults."""
         return {}

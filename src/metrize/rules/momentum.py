@@ -33,6 +33,9 @@ class Momentum(Rule):
         if hyper["nesterov"] and (number(hyper["momentum"]) == 0 or number(hyper["dampening"]) != 0):
             raise ValueError("nesterov=True needs a momentum above 0 and dampening=0")
 
+    def linear(self, hyper: dict[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if self.variant(hyper) else ()
+
     def state_spec(
         self, moments: Moments, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]
     ) -> Spec:

@@ -2,7 +2,23 @@
 
 from metrize.spaces.base import Space, SpaceError
 from metrize.spaces.declare import constrain, error_on_space, spaces_of
+from metrize.spaces.grassmann import Grassmann
+from metrize.spaces.orthogonal import Orthogonal
+from metrize.spaces.product import Product
+from metrize.spaces.sphere import Sphere
 from metrize.spaces.stiefel import Stiefel
 from metrize.spaces.vector import Vector
 
-__all__ = ["Space", "SpaceError", "Stiefel", "Vector", "constrain", "error_on_space", "spaces_of"]
+__all__ = [
+    "Grassmann",
+    "Orthogonal",
+    "Product",
+    "Space",
+    "SpaceError",
+    "Sphere",
+    "Stiefel",
+    "Vector",
+    "constrain",
+    "error_on_space",
+    "spaces_of",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +29,11 @@ class Space(Part):
 
     flat: ClassVar[bool] = False
     """Whether lift is the identity and move is addition."""
+
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if abstract:  # what spaces share is no answer to where a tensor lives
+            del Part.known[cls.__name__]
 
     def check_shape(self, shape: torch.Size) -> None:
         """Refuse a shape this space cannot hold.
@@ -58,6 +64,10 @@ class Space(Part):
 
     def section_at(self, points: Tensor, state: dict[str, Tensor]) -> Any:
         """What lift and move share at these points."""
+        return None
+
+    def turn(self, section: Any) -> Callable[[Tensor], Tensor] | None:
+        """How coordinates kept from the step before read in this section; None where they need no change."""
         return None
 
     def lift(self, points: Tensor, grad: Tensor, section: Any) -> Tensor:
@@ -105,6 +115,26 @@ class Space(Part):
         points = self.points(wide)
         points.copy_(self.project(points))
         return tensor.copy_(wide.squeeze(0))
+
+    @torch.no_grad()
+    def random_(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
+        """Fill a whole parameter with a random point, in place: a Gaussian tensor put on the space.
+
+        That is the uniform (Haar) measure on a compact space, which a Gaussian's invariance under rotations carries
+        over, and the standard Gaussian on a vector space. The draw is made in double precision, and so does not
+        depend on the dtype.
+
+        Args:
+            tensor: of a shape the space can hold.
+            generator: the only source of randomness; the draw is made on its device.
+
+        Raises:
+            SpaceError: the space cannot hold this tensor.
+        """
+        self.check(tensor)
+        dtype = torch.complex128 if tensor.is_complex() else torch.float64
+        gauss = torch.randn(tensor.shape, generator=generator, dtype=dtype, device=generator.device)
+        return tensor.copy_(gauss if self.flat else self.project_(gauss))
 
     @torch.no_grad()
     def error_of(self, tensor: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ reaches 1.5e-2 after 15,000 steps).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,21 @@ def cayley(y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tup
     s = a * 0.5
     if b is not None:
         s = s - (b.mT @ b).mul_(0.25)
+    return _cayley(y, pushed, s)
+
+
+def horizontal_cayley(y: Tensor, pushed: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """`cayley` of a velocity with A = 0.
+
+    Args:
+        y: points ``[..., N, n]``.
+        pushed: ``P = Yp B`` ``[..., N, n]``.
+        b: lower block ``[..., N - n, n]`` of the velocity.
+    """
+    return _cayley(y, pushed, (b.mT @ b).mul_(-0.25))
+
+
+def _cayley(y: Tensor, pushed: Tensor | None, s: Tensor) -> tuple[Tensor, Tensor]:
     turn = torch.linalg.solve_ex(torch.eye(s.shape[-1], dtype=s.dtype, device=s.device) - s, s)[0]
     increment = (y @ turn).mul_(2) if pushed is None else pushed + (2 * y + pushed) @ turn
     return increment, y + increment * 0.5
@@ -55,4 +72,27 @@ def geodesic(y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> t
     return t1 + t2 @ half, t2
 
 
+def horizontal_geodesic(y: Tensor, pushed: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """`geodesic` of a velocity with A = 0: each principal direction turns by its own angle.
+
+    With ``B^T B = V diag(theta^2) V^T``: ``T = Y V (cos(theta) - 1) V^T + P V sinc(theta) V^T``.
+
+    Args:
+        y: points ``[..., N, n]``.
+        pushed: ``P = Yp B`` ``[..., N, n]``.
+        b: lower block ``[..., N - n, n]`` of the velocity.
+    """
+    squares, v = torch.linalg.eigh(b.mT @ b)
+    angles = squares.clamp_(min=0).sqrt_()
+    sine, versine = sinc(angles), sinc(angles / 2).square().mul_(0.5)  # (1 - cos x) / x^2
+    fall, rise, bend = ((v * f.unsqueeze(-2)) @ v.mT for f in (-versine * angles.square(), sine, versine))
+    return y @ fall + pushed @ rise, y @ rise + pushed @ bend
+
+
+def sinc(angle: Tensor) -> Tensor:
+    """``sin(x) / x``, which torch has for ``pi x`` only."""
+    return torch.sinc(angle / math.pi)
+
+
 RETRACTIONS = {"cayley": cayley, "geodesic": geodesic}
+HORIZONTAL = {"cayley": horizontal_cayley, "geodesic": horizontal_geodesic}

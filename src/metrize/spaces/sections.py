@@ -16,25 +16,58 @@ from metrize.linalg import householder_signs
 
 @dataclasses.dataclass(frozen=True)
 class ClosedForm:
-    """The complement as a function of the point: Householder's, in compact form.
+    """The complement as a function of the point and of n signs: Householder's, in compact form.
 
     With ``Yb = Y diag(s)``, ``F = E + Yb`` and ``K`` its top block: ``Yp = [0; I] - F K^-T Yb_bot^T`` is orthonormal
-    for every sign vector s with K invertible. Costs thin products only, and nothing is stored.
+    for every sign vector s with K invertible. Costs thin products only. No section is continuous on the whole
+    manifold: signs are kept until K comes near singular, and `turn` takes coordinates along when one changes. Signs
+    that were a function of the point alone, under averages that stayed, let momentum stall where a pivot hovered at
+    its threshold (8 of 40 seeds of a Procrustes problem).
+
+    Args:
+        signs: ``[..., n]`` of -1 and +1.
+        signed: ``Yb``, ``[..., N, n]``.
+        lu: factors of K.
+        pivots: of that factorisation.
+        before: the section of the same points with the signs of the step before, where they changed.
     """
 
+    signs: Tensor
     signed: Tensor
     lu: Tensor
     pivots: Tensor
+    before: ClosedForm | None = None
 
     @classmethod
-    def at(cls, y: Tensor) -> ClosedForm:
-        """The section at points ``[..., N, n]`` with orthonormal columns."""
-        n = y.shape[-1]
-        signed = y * householder_signs(y[..., :n, :]).unsqueeze(-2)
-        k = signed[..., :n, :].clone()
+    def at(cls, y: Tensor, signs: Tensor) -> ClosedForm:
+        """The section at points ``[..., N, n]`` with orthonormal columns, with these signs ``[..., n]`` if they serve."""
+        changes = householder_signs(y[..., : y.shape[-1], :] * signs.unsqueeze(-2))
+        section = cls.with_signs(y, signs * changes)
+        if y.device.type == "cpu" and not (changes < 0).any():  # elsewhere the question would wait for the device
+            return section
+        return dataclasses.replace(section, before=cls.with_signs(y, signs))
+
+    @classmethod
+    def with_signs(cls, y: Tensor, signs: Tensor) -> ClosedForm:
+        """The section at points ``[..., N, n]`` with just these signs."""
+        signed = y * signs.unsqueeze(-2)
+        k = signed[..., : y.shape[-1], :].clone()
         k.diagonal(dim1=-2, dim2=-1).add_(1)
         lu, pivots, _ = torch.linalg.lu_factor_ex(k)
-        return cls(signed, lu, pivots)
+        return cls(signs, signed, lu, pivots)
+
+    def turn(self, coords: Tensor) -> Tensor:
+        """Coordinates ``[A; B]`` in terms of `before` -> the same tangent vector in terms of this section.
+
+        The K of `before` may be so near singular that nothing can be said; such coordinates stay as they are.
+        """
+        assert self.before is not None
+        n = self.signed.shape[-1]
+        old = coords[..., n:, :]
+        new = self.pull(self.before.push(old))
+        sizes = torch.linalg.matrix_norm(torch.stack([old, new]), keepdim=True)
+        isometric = (sizes[1] - sizes[0]).abs() <= 1e-2 * sizes[0]
+        return torch.cat([coords[..., :n, :], torch.where(isometric, new, old)], -2)
 
     def pull(self, g: Tensor) -> Tensor:
         """``Yp^T G``, ``[..., N - n, n]``."""
@@ -70,7 +103,7 @@ class Stored:
 def dense_complement(y: Tensor) -> Tensor:
     """The closed-form complement as a matrix ``[..., N, N - n]``, the start of a transported section."""
     rows, n = y.shape[-2:]
-    section = ClosedForm.at(y)
+    section = ClosedForm.at(y, y.new_ones(n))
     lower = section.signed[..., n:, :].mT
     inner = torch.linalg.lu_solve(section.lu, section.pivots, lower, adjoint=True)
     complement = (section.signed @ inner).neg_()

@@ -14,6 +14,7 @@ from metrize.recipe import Recipe
 from metrize.rules import Metric
 from metrize.spaces import Space
 from metrize.spaces.base import compute_dtype
+from metrize.spaces.declare import check_point, naming
 from metrize.state import State, keeps_master, real, stacked, state_spec
 
 _CHUNK = 2**18  # numbers of a 16-bit parameter widened at a time, so that the copies stay in cache
@@ -127,9 +128,17 @@ class Stacked(Bucket):
         dim = self.space.dim(real(self.params[0]).shape)
         self._metric = Metric(self.space.sq_norm, max(1, dim))  # of an empty tensor, or of O(1), it is 0
         self._stack = {key: stacked(self.states, key) for key in self.keys}
+        self._versions: list[int] = []
 
     def gather(self) -> None:
+        """As any bucket, and look at points that someone else wrote to since the last step.
+
+        Raises:
+            SpaceError: such a point is off its space, by name.
+        """
         super().gather()
+        if not self.space.flat and self._versions != [p._version for p in self.params]:
+            self._check_points()
         if len(self.present) == len(self.params):
             self.gradients = [_stack(self.gradients)]
 
@@ -140,6 +149,19 @@ class Stacked(Bucket):
             for i, grad in zip(self.present, self.gradients, strict=True):
                 self._step([i], grad.unsqueeze(0), {key: value[i : i + 1] for key, value in self._stack.items()})
         self.gradients = []
+        self._versions = [p._version for p in self.params]
+
+    def _check_points(self) -> None:
+        for i, p in enumerate(self.params):
+            known = bool(self._versions)
+            if known and p._version == self._versions[i]:
+                continue
+            with naming(name_of(self.group, self.indices[i])):
+                # a new bucket may hold what was a 16-bit parameter until now; polishing takes care of that
+                check_point(self.space, p, p.dtype if known else torch.bfloat16)
+            if known:
+                row = {key: value[i : i + 1] for key, value in self._stack.items()}
+                self.space.init_state(self.space.points(p.detach().unsqueeze(0).to(self._dtype)), row)
 
     def _step(self, members: list[int], grad: Tensor, state: State) -> None:
         """One journey: lift - enter - rule - leave - step size - move."""

@@ -51,7 +51,9 @@ class Recipe(Part):
     def _check(self, slot: str, kind: type[Part]) -> None:
         value = getattr(self, slot)
         if not isinstance(value, kind):
-            fits = sorted(name for name, cls in Part.known.items() if issubclass(cls, kind) and cls is not kind)
+            fits = sorted(
+                f"{cls.__module__}.{name}" for name, cls in Part.known.items() if issubclass(cls, kind) and cls is not kind
+            )
             raise TypeError(f"{slot}={value!r} is no {kind.__name__.lower()}; it may be {', '.join(fits)}")
 
     def in_place(self, dtype: torch.dtype) -> bool:

@@ -15,8 +15,10 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     A sum of squares is finite only if every number is, and the matrix library reads memory faster than any
     elementwise test. It may overflow on finite numbers, so that only its alarm is checked entry by entry.
     """
-    alarm = torch.stack([_energy(t) for t in tensors]) if tensors else torch.zeros(1)
-    if math.isfinite(float(alarm.sum())):
+    alarms: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        alarms.setdefault(tensor.device, []).append(_energy(tensor))
+    if all(math.isfinite(float(torch.stack(alarm).sum())) for alarm in alarms.values()):
         return True
     return all(bool(torch.isfinite(t).all()) for t in tensors)
 

@@ -92,15 +92,15 @@ def revision() -> int:
     return _revision
 
 
-def check_point(space: Space, tensor: Tensor) -> None:
-    """Refuse a tensor that is off its space.
+def check_point(space: Space, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Refuse a tensor that is off its space by more than rounding to a dtype explains, its own if not said.
 
     Raises:
         SpaceError: with the error seen, the tolerance and the remedy.
     """
     if tensor.device.type == "meta" or space.flat:
         return
-    error, bound = float(space.error_of(tensor)), space.tolerance(tensor.shape, tensor.dtype)
+    error, bound = float(space.error_of(tensor)), space.tolerance(tensor.shape, dtype or tensor.dtype)
     if not error <= bound:
         raise SpaceError(
             f"not a point of {space}: its error is {error:.3g} and at most {bound:.3g} is accepted; "

@@ -29,7 +29,7 @@ class Orthonormal(Space, abstract=True):
     blocks: int = 1
     retraction: Literal["cayley", "geodesic"] = "cayley"
     section: Literal["closed-form", "transported", "redrawn"] = "closed-form"
-    polish_every: int = 100
+    polish_every: int = 20
 
     compact: ClassVar[bool] = True
 
@@ -117,8 +117,8 @@ class Orthonormal(Space, abstract=True):
         return torch.linalg.matrix_norm(residual(points))
 
     def tolerance(self, shape: torch.Size, dtype: torch.dtype) -> float:
-        # about a hundred roundings for each entry of a column; the first polish removes what is left
-        return 100 * torch.finfo(dtype).eps * math.sqrt(math.prod(self._matrix(shape)))
+        # what the polishes of the first steps remove: they square the error
+        return math.sqrt(min(self._matrix(shape)) * max(torch.finfo(dtype).eps, 1e-10))
 
     def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
         if not self.polish_every:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -84,6 +85,10 @@ class Product(Space):
     def section_at(self, points: Tensor, state: dict[str, Tensor]) -> list[Any]:
         return [space.section_at(y, _own(name, state)) for name, space, (y,) in self._pieces(points)]
 
+    def turn(self, section: list[Any]) -> Callable[[Tensor], Tensor] | None:
+        turns = [space.turn(part) for space, part in zip((self.first, self.rest), section, strict=True)]
+        return functools.partial(self._turned, turns) if any(turns) else None
+
     def lift(self, points: Tensor, grad: Tensor, section: list[Any]) -> Tensor:
         coords = torch.empty_like(points)
         for (_, space, (y, g, lifted)), part in zip(self._pieces(points, grad, coords), section, strict=True):
@@ -116,6 +121,13 @@ class Product(Space):
     def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
         for name, space, (y,) in self._pieces(points):
             space.polish_(y, steps, _own(name, state))
+
+    def _turned(self, turns: list[Callable[[Tensor], Tensor] | None], coords: Tensor) -> Tensor:
+        coords = coords.clone()
+        for (_, _, (c,)), turn in zip(self._pieces(coords), turns, strict=True):
+            if turn is not None:
+                c.copy_(turn(c))
+        return coords
 
     def _pieces(self, *stacks: Tensor) -> Iterator[tuple[str, Space, list[Tensor]]]:
         """For each space its name here and its points in each of the stacks, all of them views."""

@@ -40,7 +40,7 @@ class ClosedForm:
 
     @classmethod
     def at(cls, y: Tensor, signs: Tensor) -> ClosedForm:
-        """The section at points ``[..., N, n]`` with orthonormal columns, with these signs ``[..., n]`` if they serve."""
+        """The section at orthonormal ``[..., N, n]``, with these signs ``[..., n]`` where they serve."""
         changes = householder_signs(y[..., : y.shape[-1], :] * signs.unsqueeze(-2))
         section = cls.with_signs(y, signs * changes)
         if y.device.type == "cpu" and not (changes < 0).any():  # elsewhere the question would wait for the device

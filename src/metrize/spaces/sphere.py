@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ class Reflection(NamedTuple):
 
     f: Tensor
     k: Tensor
+    changed: Tensor  # whether s is another than in the step before
     axes: tuple[int, ...]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -93,12 +96,17 @@ class Sphere(Space):
         axes = self._axes(points)
         f = points / self.radius
         top = self._top(f)
-        signs = state["signs"].to(f.dtype).view_as(top)
-        signs = torch.where(signs * top < -0.75, -signs, signs)  # kept while they serve, as in `householder_signs`
+        kept = state["signs"].to(f.dtype).view_as(top)
+        signs = torch.where(kept * top < -0.75, -kept, kept)  # kept while they serve, as in `householder_signs`
         state["signs"].copy_(signs.view_as(state["signs"]))
         f.mul_(signs)
         top.add_(1)
-        return Reflection(f, top, axes)
+        return Reflection(f, top, signs != kept, axes)
+
+    def turn(self, section: Reflection) -> Callable[[Tensor], Tensor] | None:
+        if section.changed.device.type == "cpu" and not section.changed.any():
+            return None  # elsewhere the question would wait for the device
+        return functools.partial(self._turned, section)
 
     def lift(self, points: Tensor, grad: Tensor, section: Reflection) -> Tensor:
         coords = section(grad)
@@ -138,6 +146,14 @@ class Sphere(Space):
     def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
         square = (points / self.radius).square().sum(self._axes(points), keepdim=True)
         points.mul_(1.5 - 0.5 * square)
+
+    def _turned(self, section: Reflection, coords: Tensor) -> Tensor:
+        """The reflections of both signs differ by half a turn in the plane of e and y."""
+        low = section.f.clone()
+        self._top(low).zero_()
+        square = low.square().sum(section.axes, keepdim=True).clamp_min_(torch.finfo(low.dtype).tiny)
+        mirrored = coords - low * (2 * (low * coords).sum(section.axes, keepdim=True) / square)
+        return torch.where(section.changed, mirrored, coords)
 
     def _dims(self, ndim: int) -> tuple[int, ...]:
         """The dimensions of a parameter along which one vector runs."""

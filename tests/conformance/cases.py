@@ -1,0 +1,184 @@
+"""What the conformance tests train: the catalogue on every space and dtype, and the ways to compare two runs."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import metrize
+from metrize import Dense, Stiefel
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "Adam": [{}, {"weight_decay": 0.1, "moments": Dense("bfloat16")}, {"second_moment": "scalar"}],
+    "AdamW": [{"weight_decay": 0.1}],
+    "SGD": [
+        {},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+        {"momentum": 0.9, "dampening": 0.5, "moments": Dense("bfloat16")},
+    ],
+}
+"""Options worth a run of their own; an optimizer of the catalogue that is not listed runs with its defaults."""
+
+SPACES = {
+    "vector": None,
+    "stiefel": Stiefel(),
+    "transported": Stiefel(section="transported", retraction="geodesic", polish_every=5),
+    "redrawn": Stiefel(section="redrawn"),
+}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One optimizer with its options, the space of every weight matrix, and the dtype of the model."""
+
+    method: str
+    options: tuple[tuple[str, Any], ...]
+    space: str
+    dtype: str
+
+    def __str__(self) -> str:
+        told = "-".join(f"{key}={value}" for key, value in self.options)
+        return "-".join(filter(None, (self.method, told, self.space, self.dtype)))
+
+    def model(self, seed: int = 0) -> Net:
+        return build(SPACES[self.space], DTYPES[self.dtype], seed)
+
+    def optimizer(self, params: Any, **more: Any) -> metrize.Optimizer:
+        options = {"lr": 0.02, **dict(self.options), **more}
+        if self.space != "vector" and options.get("weight_decay") and not isinstance(params, nn.Module):
+            options["weight_decay"] = 0.0  # which would be told to be idle on a group of nothing but manifolds
+        return metrize.catalogue()[self.method](params, **options)
+
+    def start(self, seed: int = 0, **more: Any) -> tuple[Net, metrize.Optimizer]:
+        model = self.model(seed)
+        return model, self.optimizer(model, **more)
+
+
+def cases(spaces: Iterable[str] = ("vector", "stiefel"), dtypes: Iterable[str] = tuple(DTYPES)) -> list[Case]:
+    """The catalogue on these spaces and dtypes."""
+    return [
+        Case(method, tuple(options.items()), space, dtype)
+        for method in metrize.catalogue()
+        for options in VARIANTS.get(method, [{}])
+        for space in spaces
+        for dtype in dtypes
+    ]
+
+
+class Net(nn.Module):
+    """Tall, wide and square weights; two of equal shape, which share a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tall = nn.Linear(3, 7)
+        self.one = nn.Linear(7, 7)
+        self.two = nn.Linear(7, 7)
+        self.wide = nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wide(torch.tanh(self.two(torch.tanh(self.one(torch.tanh(self.tall(x)))))))
+
+
+def build(space: metrize.Space | None, dtype: torch.dtype = torch.float32, seed: int = 0) -> Net:
+    """A model with all its matrices on a space."""
+    torch.manual_seed(seed)
+    model = Net().to(dtype)
+    if space is not None:
+        for layer in model.children():
+            metrize.constrain(layer, "weight", space)
+    return model
+
+
+def backward(model: nn.Module, step: int) -> None:
+    """Fresh gradients of the data of a step."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    dtype = next(model.parameters()).dtype
+    x = torch.randn(4, 3, generator=generator).to(dtype)
+    y = torch.randn(4, 2, generator=generator).to(dtype)
+    model.zero_grad()
+    nn.functional.mse_loss(model(x), y).backward()
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, start: int, stop: int) -> None:
+    """Steps ``start .. stop - 1``."""
+    for step in range(start, stop):
+        backward(model, step)
+        optimizer.step()
+
+
+def through_disk(content: Any) -> Any:
+    """What ``torch.save`` and the safe ``torch.load`` leave of it."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def resumed(case: Case, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Net, metrize.Optimizer]:
+    """A new model and a new optimizer that start from a checkpoint of these."""
+    saved = through_disk({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    fresh, other = case.start(seed=1)
+    fresh.load_state_dict(saved["model"])
+    other.load_state_dict(saved["optimizer"])
+    return fresh, other
+
+
+def leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in nested dicts, lists and tuples, with its place."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from leaves(value, f"{path}.{key}")
+    elif isinstance(content, list | tuple):
+        for index, value in enumerate(content):
+            yield from leaves(value, f"{path}[{index}]")
+    else:
+        yield path, content
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Whether two values are equal to the last bit, the sign of zero and the payload of a NaN included."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return type(a) is type(b) and a == b
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(*(t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
+
+
+def assert_same_bits(got: Any, expected: Any, what: str = "") -> None:
+    """Equal structure and equal bits; the failure names the places that differ."""
+    mine, theirs = dict(leaves(got, what)), dict(leaves(expected, what))
+    assert mine.keys() == theirs.keys()
+    differing = [place for place in mine if not same_bits(mine[place], theirs[place])]
+    assert not differing, f"differ: {differing}; first {mine[differing[0]]} != {theirs[differing[0]]}"
+
+
+def snapshot(model: nn.Module | Iterable[Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A copy of all a step may change."""
+    weights = dict(model.named_parameters()) if isinstance(model, nn.Module) else dict(enumerate(model))
+    return {
+        "weights": {name: p.detach().clone() for name, p in weights.items()},
+        "optimizer": copy.deepcopy(optimizer.state_dict()),
+    }
+
+
+def assert_same_run(
+    model: nn.Module, optimizer: torch.optim.Optimizer, other: nn.Module, twin: torch.optim.Optimizer
+) -> None:
+    """Weights and optimizer state of two runs agree to the last bit."""
+    assert_same_bits(snapshot(model, optimizer), snapshot(other, twin))
+
+
+def set_gradients(params: Iterable[Tensor], step: int, scale: float = 1.0) -> None:
+    """Gradients that depend on nothing but the step."""
+    generator = torch.Generator().manual_seed(2000 + step)
+    for p in params:
+        real = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
+        grad = torch.randn(real.shape, generator=generator, dtype=torch.float64).mul_(scale).to(real.dtype)
+        p.grad = torch.view_as_complex(grad) if p.is_complex() else grad

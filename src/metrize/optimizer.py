@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from metrize.spaces.base import compute_dtype, parse_space
 from metrize.spaces.declare import check_point, declared_space, naming
 from metrize.state import new_state, state_spec
 
+# of a parameter; `module.to` and assignments to `data` change them in place
+_TRAITS = (id, operator.attrgetter("dtype", "shape"), Tensor.stride)
 _SMALL = 2**18  # numbers of a tensor that is still worth copying into a batch
 
 
@@ -181,8 +184,8 @@ class Optimizer(torch.optim.Optimizer):
             signature.extend(map(id, state.values()))  # offloading exchanges them
         for group in self.param_groups:
             signature.append((group["recipe"], group["spaces"], parse_recipe(group["recipe"]).rule.variant(group)))
-            # `module.to` changes dtype and layout in place
-            signature.extend((id(p), p.dtype, p.shape, p.stride()) for p in group["params"])
+            for trait in _TRAITS:
+                signature.extend(map(trait, group["params"]))
         return signature
 
     def _is_probe(self) -> bool:

@@ -242,6 +242,30 @@ def test_a_written_bf16_parameter_counts_and_finds_back():
     assert space.error_of(optimizer.state[p]["master"]) < 1e-4
 
 
+@pytest.mark.parametrize("section", ["closed-form", "transported"])
+def test_a_weight_written_between_steps_is_looked_at_again(section):
+    space = Stiefel(section=section)
+    layer = metrize.constrain(torch.nn.Linear(9, 3, bias=False), "weight", space)
+    optimizer = metrize.Adam(layer, lr=0.01)
+
+    def step(seed):
+        layer.weight.grad = torch.randn(3, 9, generator=generator(seed))
+        optimizer.step()
+
+    step(0)
+    with torch.no_grad():
+        layer.weight.copy_(random_point(space, (3, 9), torch.float32, seed=5))
+    for seed in range(1, 4):
+        step(seed)
+    assert space.error_of(layer.weight) < 1e-6
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    before = layer.weight.detach().clone()
+    with pytest.raises(SpaceError, match="'weight'.*not a point of"):
+        step(4)
+    assert torch.equal(layer.weight, before)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

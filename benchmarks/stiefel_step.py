@@ -194,7 +194,8 @@ def report() -> str:
         separate = ratio(small, "metrize, 336 parameters", name)
         stacked = ratio(small, "metrize, one stacked parameter", name)
         lines.append(f"| {name} | {spread(quartiles(values))} | {spread(separate)} | {spread(stacked)} |")
-    lines += ["", "## One matrix", "", "| (N, n) | products, units of 2Nn^2 | with solves | step over one product | ms |"]
+    lines += ["", "## One matrix", ""]
+    lines.append("| (N, n) | products, units of 2Nn^2 | with solves | step over one product | ms |")
     lines.append("|---|---|---|---|---|")
     for name, row in matrices.items():
         lines.append(
@@ -204,7 +205,8 @@ def report() -> str:
     lines += ["", f"## AdamW, transformer of {size / 1e6:.1f}M parameters", "", "| step | ms | over torch fused |"]
     lines.append("|---|---|---|")
     for name, values in large.items():
-        lines.append(f"| {name} | {spread(quartiles(values))} | {spread(ratio(large, 'torch AdamW(fused=True)', name))} |")
+        over = spread(ratio(large, "torch AdamW(fused=True)", name))
+        lines.append(f"| {name} | {spread(quartiles(values))} | {over} |")
     lines += ["", "## First step, cold", "", "| optimizer | s |", "|---|---|"]
     lines += [f"| {name} | {value:.3f} |" for name, value in firsts.items()]
     return "\n".join(lines) + "\n"

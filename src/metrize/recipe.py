@@ -51,9 +51,8 @@ class Recipe(Part):
     def _check(self, slot: str, kind: type[Part]) -> None:
         value = getattr(self, slot)
         if not isinstance(value, kind):
-            fits = sorted(
-                f"{cls.__module__}.{name}" for name, cls in Part.known.items() if issubclass(cls, kind) and cls is not kind
-            )
+            kinds = [cls for cls in Part.known.values() if issubclass(cls, kind) and cls is not kind]
+            fits = sorted(f"{cls.__module__}.{cls.__name__}" for cls in kinds)
             raise TypeError(f"{slot}={value!r} is no {kind.__name__.lower()}; it may be {', '.join(fits)}")
 
     def in_place(self, dtype: torch.dtype) -> bool:

@@ -638,9 +638,7 @@ class TestOptimizers(TestCase):
             self.assertEqual(optimizer.state_dict(), twin.state_dict(), rtol=0, atol=0)
 
     @optims(DATABASE, dtypes=[torch.float32])
-    def test_deepcopy_copies_all_public_attrs(
-        self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo
-    ) -> None:
+    def test_deepcopy_copies_all_public_attrs(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
         for optim_input in self.inputs(optim_info, device):
             params = [Parameter(torch.randn(2, 3, dtype=dtype)) for _ in range(2)]
             for p in params:
@@ -674,9 +672,7 @@ class TestOptimizers(TestCase):
             self.assertEqual(optimizer.state[second.weight]["step"].item(), 2)
 
     @optims(DATABASE, dtypes=[torch.float32])
-    def test_param_group_with_tuples_of_names(
-        self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo
-    ) -> None:
+    def test_param_group_with_tuples_of_names(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
         named = list(model.named_parameters())
         optimizer = optim_info.optim_cls([{"params": named[:2]}])

@@ -261,7 +261,7 @@ def test_a_weight_written_between_steps_is_looked_at_again(section):
     with torch.no_grad():
         layer.weight.mul_(2)
     before = layer.weight.detach().clone()
-    with pytest.raises(SpaceError, match="'weight'.*not a point of"):
+    with pytest.raises(SpaceError, match=r"'weight'.*not a point of"):
         step(4)
     assert torch.equal(layer.weight, before)
 

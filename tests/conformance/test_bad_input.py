@@ -311,9 +311,14 @@ def test_two_spaces_for_one_tensor_are_refused() -> None:
     assert len(optimizer.param_groups) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="spaces.declare keeps one declaration for each module; the last of two for a tied weight wins"
-)
+def test_a_weight_with_a_nan_is_refused_by_name_and_not_projected() -> None:
+    layer = nn.Linear(5, 3)
+    with torch.no_grad():
+        layer.weight[1, 2] = float("nan")
+    with pytest.raises(SpaceError, match=r"Linear\.weight.*not finite"):
+        constrain(layer, "weight", Stiefel())
+
+
 def test_two_declarations_of_a_tied_weight_are_refused() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight

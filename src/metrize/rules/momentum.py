@@ -46,7 +46,7 @@ class Momentum(Rule):
         if not momentum:
             return coords
         buffer = averages.read("momentum_buffer")
-        share = torch.where(averages.step == 1, 1.0, 1.0 - number(hyper["dampening"]))
+        share = 1 - number(hyper["dampening"]) * (averages.step != 1).double()
         buffer.mul_(momentum).add_(coords * per_point(share, coords))
         return coords + momentum * buffer if hyper["nesterov"] else buffer
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from metrize.linalg import all_finite
 from metrize.part import Part, Spec, parse
 
 
@@ -112,6 +113,8 @@ class Space(Part):
         """
         self.check(tensor)
         wide = tensor.detach().unsqueeze(0).to(compute_dtype(tensor.dtype), copy=True)
+        if not all_finite([wide]):
+            raise SpaceError(f"holds numbers that are not finite, and nothing on {self} is nearest to them")
         points = self.points(wide)
         points.copy_(self.project(points))
         return tensor.copy_(wide.squeeze(0))

@@ -30,7 +30,8 @@ def constrain(module: nn.Module, name: str, space: Space | None, *, project: boo
 
     Raises:
         AttributeError: the module has no such parameter.
-        SpaceError: the space cannot hold the weight, or the weight is off the space and ``project`` is False.
+        SpaceError: the space cannot hold the weight, the weight is off the space and ``project`` is False, or it is
+            tied and lives on another space by its other module.
     """
     weight = module._parameters.get(name)
     if weight is None:
@@ -42,6 +43,7 @@ def constrain(module: nn.Module, name: str, space: Space | None, *, project: boo
         weight.__dict__.pop(_TAG, None)
         return module
     with naming(f"{type(module).__name__}.{name}"):
+        _refuse_second(declared_space(weight), record.get(name), space)
         space.check(weight)
         if project and weight.device.type != "meta":
             space.project_(weight)
@@ -77,6 +79,12 @@ def declared_space(parameter: Tensor) -> str | None:
     """The sentence of the space declared for a parameter, as far as the parameter itself knows."""
     sentence: str | None = getattr(parameter, _TAG, None)
     return sentence
+
+
+def _refuse_second(known: str | None, own: str | None, space: Space) -> None:
+    """A module may change its mind about its weight, and not about a weight that another module declared too."""
+    if known is not None and known not in (own, repr(space)):
+        raise SpaceError(f"tied, and already declared on {parse_space(known)}, so it cannot live on {space} as well")
 
 
 def tag(parameter: Tensor, sentence: str) -> None:

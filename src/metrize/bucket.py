@@ -168,8 +168,8 @@ class Stacked(Bucket):
         recipe, space = self.recipe, self.space
         params = [real(self.params[i]) for i in members]
         stack = self._points(params, state)
-        grad = self._decayed(stack, (grad.neg() if self.group["maximize"] else grad).to(self._dtype))
         points = space.points(stack)
+        grad = self._decayed(stack, points, (grad.neg() if self.group["maximize"] else grad).to(self._dtype))
         state["step"].add_(1)
         section = space.section_at(points, state)
         averages = Averages(recipe.moments, state, space.points, self._dtype)
@@ -192,14 +192,14 @@ class Stacked(Bucket):
         master = state["master"]
         return master.copy_(torch.where(master.to(now.dtype) == now, master, now.to(self._dtype)))
 
-    def _decayed(self, stack: Tensor, grad: Tensor) -> Tensor:
+    def _decayed(self, stack: Tensor, points: Tensor, grad: Tensor) -> Tensor:
         """Weight decay by the recipe's convention: on the points in place, or on a copy of the gradient."""
         decay = float(self.group["weight_decay"])
         if not decay or self.space.compact:
             return grad
         if self.recipe.decay == "l2":
             return grad.add(stack, alpha=decay)
-        stack.mul_(1 - float(self.group["lr"]) * decay)
+        self.space.shrink_(points, 1 - float(self.group["lr"]) * decay)
         return grad
 
 

@@ -85,6 +85,11 @@ class Space(Part):
         """Move the points in place along `velocity`, given in the coordinates of `lift`."""
         raise NotImplementedError
 
+    def shrink_(self, points: Tensor, factor: float) -> None:
+        """Decoupled weight decay in place: toward zero, where the space has a zero to go to."""
+        if not self.compact:
+            points.mul_(factor)
+
     def sq_norm(self, coords: Tensor) -> Tensor:
         """Squared length of coordinates in the metric of the space, ``[B, *batch]``."""
         raise NotImplementedError

@@ -21,7 +21,7 @@ class Product(Space):
     """Product ``first x rest``: a tensor cut in two along a dimension, each piece a point of a space of its own.
 
     Write three pieces as ``Product(Stiefel(), 14, Product(Sphere(axis=-1), 7, Vector()))``. The metric is the sum of
-    both. The product counts as compact, so that weight decay does nothing, as soon as one piece is.
+    both, and weight decay acts on the pieces that have any use for it.
 
     Args:
         first: space of the first ``size`` slices.
@@ -51,7 +51,7 @@ class Product(Space):
 
     @property
     def compact(self) -> bool:  # type: ignore[override]  # of the pieces, and not of the class
-        return self.first.compact or self.rest.compact
+        return self.first.compact and self.rest.compact
 
     def check_shape(self, shape: torch.Size) -> None:
         if not -len(shape) <= self.axis < len(shape):
@@ -98,6 +98,10 @@ class Product(Space):
     def move_(self, points: Tensor, velocity: Tensor, section: list[Any], state: dict[str, Tensor]) -> None:
         for (name, space, (y, v)), part in zip(self._pieces(points, velocity), section, strict=True):
             space.move_(y, v, part, _own(name, state))
+
+    def shrink_(self, points: Tensor, factor: float) -> None:
+        for _, space, (y,) in self._pieces(points):
+            space.shrink_(y, factor)
 
     def sq_norm(self, coords: Tensor) -> Tensor:
         return torch.stack([_rows(space.sq_norm(c)).sum(-1) for _, space, (c,) in self._pieces(coords)]).sum(0)

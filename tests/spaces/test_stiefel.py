@@ -295,3 +295,12 @@ def test_an_empty_batch_is_no_trouble():
     p.grad = torch.zeros(0, 6, 3)
     metrize.Adam([p], space=Stiefel()).step()
     assert Stiefel().error_of(p) == 0
+
+
+def test_adam_needs_no_eps_on_a_manifold():
+    p = torch.nn.Parameter(orthonormal((9, 3)))
+    optimizer = metrize.Adam([p], lr=0.01, eps=0.0, space=Stiefel())
+    p.grad = torch.randn(9, 3, generator=generator(), dtype=torch.float64)
+    optimizer.step()
+    assert torch.isfinite(p).all()
+    assert Stiefel().error_of(p) < 1e-12

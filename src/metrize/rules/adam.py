@@ -66,8 +66,12 @@ class Adam(Rule):
             exp_avg_sq = averages.read("exp_avg_sq")
             exp_avg_sq.mul_(beta2).addcmul_(coords, coords, value=1 - beta2)
         bias1, bias2 = 1 - beta1**averages.step, 1 - beta2**averages.step
-        denominator = (exp_avg_sq / per_point(bias2, coords)).sqrt_().add_(number(hyper["eps"]))
-        return (exp_avg / denominator).div_(per_point(bias1, coords))
+        # (sqrt(v / bias2) + eps) bias1, with every factor that is one number for each parameter taken together
+        denominator = exp_avg_sq.sqrt().mul_(per_point(bias1 / bias2.sqrt(), coords))
+        # the diagonal of a skew block is 0, and 0 / 0 must stay 0 without an eps
+        eps = per_point(bias1 * number(hyper["eps"]), coords).clamp(min=torch.finfo(coords.dtype).tiny)
+        denominator.add_(eps)
+        return torch.div(exp_avg, denominator)
 
     def fusable(self, hyper: dict[str, Any]) -> bool:
         return self.second_moment == "elementwise"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metrize.spaces.base import SpaceError
 from metrize.spaces.orthonormal import Orthonormal
-from metrize.spaces.retractions import HORIZONTAL
+from metrize.spaces.retractions import HORIZONTAL, Drag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Grassmann(Orthonormal):
     def sq_norm(self, coords: Tensor) -> Tensor:
         return coords[..., coords.shape[-1] :, :].square().sum((-2, -1))
 
-    def _retract(self, y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _retract(self, y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Drag]:
         assert pushed is not None  # no point is square
         assert b is not None
         return HORIZONTAL[self.retraction](y, pushed, b)

@@ -14,7 +14,7 @@ from metrize.linalg import newton_schulz_polish, polar
 from metrize.linalg.polar import residual
 from metrize.part import Spec, choice
 from metrize.spaces.base import Space, SpaceError, compute_dtype
-from metrize.spaces.retractions import RETRACTIONS
+from metrize.spaces.retractions import RETRACTIONS, Drag
 from metrize.spaces.sections import ClosedForm, Stored, dense_complement, random_complement
 
 
@@ -107,7 +107,7 @@ class Orthonormal(Space, abstract=True):
         pushed = None if b is None else section.push(b)
         increment, drag = self._retract(points, pushed, a, b)
         if b is not None and "section" in state:
-            state["section"].sub_(drag @ b.mT)
+            state["section"].sub_(drag() @ b.mT)
         points.add_(increment)
 
     def project(self, points: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class Orthonormal(Space, abstract=True):
                 y, kept = points[i], state["section"][i]
                 state["section"][i] = newton_schulz_polish(kept - y @ (y.mT @ kept))
 
-    def _retract(self, y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _retract(self, y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Drag]:
         """Increment and drag of the points, as in `metrize.spaces.retractions`."""
         return RETRACTIONS[self.retraction](y, pushed, a, b)
 

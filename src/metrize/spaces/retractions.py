@@ -1,22 +1,25 @@
 """Retractions on the coordinates (A, B) of ``[[A, -B^T], [B, 0]]``, in forms that never build an N x N matrix.
 
-Each returns the increment T of the point (``Y' = Y + T``) and a drag D with which a stored complement follows:
-``Yp' = Yp - D B^T``. Adding a small increment is what keeps float32 points on the manifold: forming ``Y'`` as a
-difference of large terms drifts ten times faster, the dense form thousands of times (arXiv:2305.16901's reference
-reaches 1.5e-2 after 15,000 steps).
+Each returns the increment T of the point (``Y' = Y + T``) and, for whoever stores a complement and asks, the drag D
+with which that follows: ``Yp' = Yp - D B^T``. Adding a small increment is what keeps float32 points on the manifold:
+forming ``Y'`` as a difference of large terms drifts ten times faster, the dense form thousands of times
+(arXiv:2305.16901's reference reaches 1.5e-2 after 15,000 steps).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from metrize.linalg import phi
+from metrize.linalg import addmm, phi
+
+Drag = Callable[[], Tensor]
 
 
-def cayley(y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
+def cayley(y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Drag]:
     """Cayley transform ``(I - W/2)^-1 (I + W/2)`` applied to the point, with one n x n solve.
 
     With ``S = A/2 - B^T B/4``: ``T = P + (2Y + P) S (I - S)^-1``. The symmetric part of ``I - S`` is at least I, so
@@ -34,7 +37,7 @@ def cayley(y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tup
     return _cayley(y, pushed, s)
 
 
-def horizontal_cayley(y: Tensor, pushed: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def horizontal_cayley(y: Tensor, pushed: Tensor, b: Tensor) -> tuple[Tensor, Drag]:
     """`cayley` of a velocity with A = 0.
 
     Args:
@@ -45,13 +48,14 @@ def horizontal_cayley(y: Tensor, pushed: Tensor, b: Tensor) -> tuple[Tensor, Ten
     return _cayley(y, pushed, (b.mT @ b).mul_(-0.25))
 
 
-def _cayley(y: Tensor, pushed: Tensor | None, s: Tensor) -> tuple[Tensor, Tensor]:
+def _cayley(y: Tensor, pushed: Tensor | None, s: Tensor) -> tuple[Tensor, Drag]:
     turn = torch.linalg.solve_ex(torch.eye(s.shape[-1], dtype=s.dtype, device=s.device) - s, s)[0]
-    increment = (y @ turn).mul_(2) if pushed is None else pushed + (2 * y + pushed) @ turn
-    return increment, y + increment * 0.5
+    double = 2 * y if pushed is None else torch.add(pushed, y, alpha=2)
+    increment = double @ turn if pushed is None else addmm(pushed, double, turn)
+    return increment, lambda: y + increment * 0.5
 
 
-def geodesic(y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
+def geodesic(y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Drag]:
     """Exponential ``exp(W)`` applied to the point through a 2n x 2n function, accurate at every norm.
 
     ``[T1, T2] = [Y A/2 + P, Y] phi(X)``, ``T = T1 + T2 A/2`` with ``X = [[A/2, I], [A^2/4 - B^T B, A/2]]``.
@@ -69,10 +73,10 @@ def geodesic(y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> t
     left = y @ half if pushed is None else y @ half + pushed
     both = torch.cat([left, y], -1) @ phi(x)
     t1, t2 = both[..., :n], both[..., n:]
-    return t1 + t2 @ half, t2
+    return t1 + t2 @ half, lambda: t2
 
 
-def horizontal_geodesic(y: Tensor, pushed: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def horizontal_geodesic(y: Tensor, pushed: Tensor, b: Tensor) -> tuple[Tensor, Drag]:
     """`geodesic` of a velocity with A = 0: each principal direction turns by its own angle.
 
     With ``B^T B = V diag(theta^2) V^T``: ``T = Y V (cos(theta) - 1) V^T + P V sinc(theta) V^T``.
@@ -86,7 +90,7 @@ def horizontal_geodesic(y: Tensor, pushed: Tensor, b: Tensor) -> tuple[Tensor, T
     angles = squares.clamp_(min=0).sqrt_()
     sine, versine = sinc(angles), sinc(angles / 2).square().mul_(0.5)  # (1 - cos x) / x^2
     fall, rise, bend = ((v * f.unsqueeze(-2)) @ v.mT for f in (-versine * angles.square(), sine, versine))
-    return y @ fall + pushed @ rise, y @ rise + pushed @ bend
+    return y @ fall + pushed @ rise, lambda: y @ rise + pushed @ bend
 
 
 def sinc(angle: Tensor) -> Tensor:

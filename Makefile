@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-STEPS ?= 400
+STEPS ?= 300
 SEEDS ?= 1
 DEMO := runs/demo
 

@@ -28,11 +28,12 @@ PLATEAU = 1.8**0.5
 SEEDS = 3
 
 METHODS = {
-    "Adam betas=(0.9,0.99)": (3e-5, 1e-4, 3e-4, 1e-3),
-    "Adam betas=(0.9,0.99) on Stiefel()": (3e-5, 1e-4, 3e-4, 1e-3),
+    "Adam betas=(0.9,0.99)": (3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
+    "Adam betas=(0.9,0.99) on Stiefel()": (3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
     "SGD on Stiefel()": (1e-4, 3e-4, 1e-3, 1e-2),
     "SGD momentum=0.5 on Stiefel()": (1e-4, 3e-4, 1e-3, 1e-2),
 }
+RATES = sorted({lr for rates in METHODS.values() for lr in rates})
 
 
 def go_on(folder: Path, methods: list[RunConfig], seeds: int) -> list[Run]:
@@ -99,12 +100,12 @@ def main() -> None:
         "",
         f"Training loss after {given.sweep_steps} steps for every learning rate tried (seed 0):",
         "",
-        "| method | " + " | ".join(f"rate {i + 1}" for i in range(4)) + " |",
-        "|---|---|---|---|---|",
+        "| method | " + " | ".join(f"{lr:g}" for lr in RATES) + " |",
+        "|---" * (len(RATES) + 1) + "|",
     ]
     for sentence, runs in swept.items():
-        cells = [f"{r.config.lr:g}: {r.summary.final_train_loss:.3f}" for r in runs]
-        lines.append(f"| {sentence} | " + " | ".join(cells) + " |")
+        losses = {run.config.lr: f"{run.summary.final_train_loss:.3f}" for run in runs}
+        lines.append(f"| {sentence} | " + " | ".join(losses.get(lr, "") for lr in RATES) + " |")
     (HERE / "stiefel_transformer.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

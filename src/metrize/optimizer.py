@@ -24,8 +24,14 @@ from metrize.spaces.base import compute_dtype, parse_space
 from metrize.spaces.declare import check_point, declared_space, naming
 from metrize.state import new_state, state_spec
 
-# of a parameter; `module.to` and assignments to `data` change them in place
-_TRAITS = (id, operator.attrgetter("dtype", "shape"), Tensor.stride)
+
+def _trains(p: Tensor) -> bool:
+    """Whether a parameter needs state: a frozen one does not, until it is thawed or handed a gradient."""
+    return p.requires_grad or p.grad is not None
+
+
+# what may change in place, by `module.to`, assignments to `data` and thawing
+_TRAITS = (id, operator.attrgetter("dtype", "shape"), Tensor.stride, _trains)
 _SMALL = 2**18  # numbers of a tensor that is still worth copying into a batch
 
 
@@ -256,6 +262,8 @@ class Optimizer(torch.optim.Optimizer):
         for at, group in enumerate(self.param_groups):
             recipe = parse_recipe(group["recipe"])
             for index, p in enumerate(group["params"]):
+                if not _trains(p):
+                    continue
                 space = space_of(group, index, recipe)
                 kind = Fused if _fusable(recipe, space, p, group) else Stacked
                 key = (at, kind, space, p.dtype, p.device, *_alone(kind, p, index))

@@ -989,3 +989,23 @@ def test_schedulers_find_what_they_write(case: Case) -> None:
     _, optimizer = case.start()
     assert {"lr", "weight_decay"} <= optimizer.param_groups[0].keys()
     assert {"lr", "weight_decay"} <= optimizer.defaults.keys()
+
+
+def test_a_frozen_parameter_has_no_state_until_it_is_thawed() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[0].requires_grad_(False)
+    optimizer = metrize.AdamW(model, lr=0.1)
+    frozen = model[0].weight.detach().clone()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(torch.ones(2, 3)).square().sum().backward()
+        optimizer.step()
+
+    step()
+    assert set(optimizer.state) == set(model[1].parameters())
+    assert torch.equal(model[0].weight, frozen)
+    model[0].requires_grad_(True)
+    step()
+    assert not torch.equal(model[0].weight, frozen)
+    assert [int(optimizer.state[p]["step"]) for p in model.parameters()] == [1, 1, 2, 2]

@@ -22,7 +22,7 @@ class ClosedForm:
     for every sign vector s with K invertible. Costs thin products only. No section is continuous on the whole
     manifold: signs are kept until K comes near singular, and `turn` takes coordinates along when one changes. Signs
     that were a function of the point alone, under averages that stayed, let momentum stall where a pivot hovered at
-    its threshold (8 of 40 seeds of a Procrustes problem).
+    its threshold, far from the optimum.
 
     Args:
         signs: ``[..., n]`` of -1 and +1.

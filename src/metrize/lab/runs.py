@@ -43,7 +43,8 @@ class Comparison:
     Args:
         methods: one configuration a method; their own seeds do not count.
         seeds: each method runs with the seeds 0, 1, ..., seeds - 1.
-        target: held-out loss whose first crossing is timed; None takes the first method's own end.
+        target: held-out loss whose first crossing is timed; None takes what the second best method
+            ends with.
 
     Raises:
         ValueError: no method, no seed, or two methods that cannot be told apart.

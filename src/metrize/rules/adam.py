@@ -23,7 +23,8 @@ class Adam(Rule):
     Args:
         second_moment: ``"elementwise"``, or ``"scalar"``: one v for each point, the average of ``||g||^2 / dim`` in
             the metric of the space (as in arXiv:2002.01113, rescaled by the dimension so that both take the same
-            learning rate). The scalar form does not depend on the choice of a section.
+            learning rate). Under a transported section the scalar form
+            does not depend on where that started.
 
     Raises:
         ValueError: an unknown option; betas or eps out of range.

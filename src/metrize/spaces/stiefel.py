@@ -16,7 +16,7 @@ class Stiefel(Orthonormal):
     """Stiefel manifold ``St(n, N) = {Y : Y^T Y = I}`` with the canonical metric ``tr(D^T (I - Y Y^T / 2) D)``.
 
     The gradient G is lifted straight into the fixed space ``g_hor`` of matrices ``[[A, -B^T], [B, 0]]``:
-    ``A = Y^T G - G^T Y``, ``B = Yp^T G``. Averages are kept there, where nothing turns under them; A (skew, n x n)
+    ``A = Y^T G - G^T Y``, ``B = Yp^T G``. Averages are kept there, and need no transport; A (skew, n x n)
     above B ((N - n) x n) has the shape of Y. Square points have no B, points with n = 1 no A.
 
     Args:
@@ -24,7 +24,7 @@ class Stiefel(Orthonormal):
             shorter (columns, where the matrix is square).
         blocks: treat the first matrix dimension as this many equal matrices stacked, as in a fused attention weight.
         retraction: ``"cayley"`` (one n x n solve) or ``"geodesic"`` (the exponential of the group).
-        section: how Yp is chosen. ``"closed-form"``: a function of Y, nothing is stored. ``"transported"``: an
+        section: how Yp is chosen. ``"closed-form"``: computed from Y and n kept signs. ``"transported"``: an
             ``N x (N - n)`` matrix that follows Y, as in the paper's third version. ``"redrawn"``: a new random one
             at every step, only to reproduce the paper's first versions.
         polish_every: steps between two Newton-Schulz steps that remove rounding; 0 never polishes.

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metrize.decay import added, shrink_after_, shrink_before_
+from metrize.framing import Framing
 from metrize.groups import name_of
 from metrize.moments import Averages
 from metrize.recipe import Recipe
@@ -15,7 +17,7 @@ from metrize.rules import Metric
 from metrize.spaces import Space
 from metrize.spaces.base import compute_dtype
 from metrize.spaces.declare import check_point, naming
-from metrize.state import State, keeps_master, real, stacked, state_spec
+from metrize.state import State, keeps_master, real, slots, stacked, state_spec
 
 _CHUNK = 2**18  # numbers of a 16-bit parameter widened at a time, so that the copies stay in cache
 
@@ -70,9 +72,12 @@ class Bucket:
                 self.present.append(i)
                 self.gradients.append(real(grad.resolve_conj()))
 
-    def statistics(self) -> list[Tensor]:
-        """Partial sums that have to be complete over all processes before `compute`."""
-        return []
+    def statistics(self) -> Tensor | None:
+        """This bucket's share of a sum over the scope of its step size, to be complete before `apply`."""
+        return None
+
+    def settle(self, total: Tensor) -> None:
+        """Take in the sum of `statistics` over the whole scope and over all processes."""
 
     def compute(self) -> None:
         """Work that needs whole tensors."""
@@ -125,8 +130,10 @@ class Stacked(Bucket):
     def arrange(self) -> None:
         self._dtype = compute_dtype(self.params[0].dtype)
         self._master = keeps_master(self.space, self.params[0])
-        dim = self.space.dim(real(self.params[0]).shape)
-        self._metric = Metric(self.space.sq_norm, max(1, dim))  # of an empty tensor, or of O(1), it is 0
+        shape = real(self.params[0]).shape
+        self._batch = self.space.batch_shape(shape)
+        self._metric = Metric(self.space.sq_norm, max(1, self.space.dim(shape)))  # of an empty tensor it is 0
+        self._slots = slots(self.recipe, self.space, shape, self._dtype, self.group)
         self._stack = {key: stacked(self.states, key) for key in self.keys}
         self._versions: list[int] = []
 
@@ -142,14 +149,34 @@ class Stacked(Bucket):
         if len(self.present) == len(self.params):
             self.gradients = [_stack(self.gradients)]
 
+    def statistics(self) -> Tensor | None:
+        if self.recipe.step_size.scope is None or not self.present:
+            return None
+        shares = [self._measure(*part) for part in self._parts()]
+        return torch.stack(shares).sum(0)
+
+    def settle(self, total: Tensor) -> None:
+        for _, _, state in self._parts():
+            self.recipe.step_size.settle(total, state, self.group)
+
     def apply(self) -> None:
-        if len(self.present) == len(self.params):
-            self._step(self.present, self.gradients[0], self._stack)
-        else:  # some have no gradient now: the others go one by one
-            for i, grad in zip(self.present, self.gradients, strict=True):
-                self._step([i], grad.unsqueeze(0), {key: value[i : i + 1] for key, value in self._stack.items()})
+        for part in self._parts():
+            self._step(*part)
         self.gradients = []
         self._versions = [p._version for p in self.params]
+
+    def _parts(self) -> list[tuple[list[int], Tensor, State]]:
+        """Members, gradients and states that can go together.
+
+        All, or one by one where some have no gradient now, or where the frame does not treat all steps alike.
+        """
+        steps = self._stack["step"]
+        alike = not self.recipe.frame.delay or bool((steps == steps[0]).all())
+        if len(self.present) == len(self.params) and alike:
+            return [(self.present, self.gradients[0], self._stack)]
+        grads = self.gradients if len(self.present) < len(self.params) else self.gradients[0].unbind()
+        rows = [{key: value[i : i + 1] for key, value in self._stack.items()} for i in self.present]
+        return [([i], g.unsqueeze(0), row) for i, g, row in zip(self.present, grads, rows, strict=True)]
 
     def _check_points(self) -> None:
         for i, p in enumerate(self.params):
@@ -163,25 +190,48 @@ class Stacked(Bucket):
                 row = {key: value[i : i + 1] for key, value in self._stack.items()}
                 self.space.init_state(self.space.points(p.detach().unsqueeze(0).to(self._dtype)), row)
 
+    def _measure(self, members: list[int], grad: Tensor, state: State) -> Tensor:
+        stack = self._points([real(self.params[i]) for i in members], state)
+        return self.recipe.step_size.measure(self._descent(grad, stack), stack, state, self.group)
+
     def _step(self, members: list[int], grad: Tensor, state: State) -> None:
         """One journey: lift - enter - rule - leave - step size - move."""
-        recipe, space = self.recipe, self.space
+        space, decay, group = self.space, self.recipe.decay, self.group
         params = [real(self.params[i]) for i in members]
         stack = self._points(params, state)
         points = space.points(stack)
-        grad = self._decayed(stack, points, (grad.neg() if self.group["maximize"] else grad).to(self._dtype))
+        grad = self._descent(grad, stack)
         state["step"].add_(1)
+        averages = Averages(self.recipe.moments, state, self._slots, self.recipe.frame.delay)
+        framing = Framing(self.recipe.frame, space, self._batch, state, averages)
+        looks = bool(averages.step[0] <= 0)
+        if not looks:
+            shrink_before_(decay, points, space, group)
         section = space.section_at(points, state)
-        averages = Averages(recipe.moments, state, space.points, self._dtype)
         if turn := space.turn(section):
-            averages.turn(recipe.rule.linear(self.group), turn)
-        coords = recipe.frame.enter(space.lift(points, space.points(grad), section), state)
-        direction = recipe.frame.leave(recipe.rule.direction(coords, averages, self.group, self._metric), state)
-        averages.keep()
-        space.move_(points, recipe.step_size.velocity(direction, self.group), section, state)
-        if float(self.group["lr"]) != 0:  # a step of length zero leaves every bit where it is
+            framing.turned(turn)
+        coords = space.lift(points, space.points(grad), section)
+        framing.open(coords)
+        if not looks:
+            velocity = self._velocity(coords, points, averages, framing)
+            space.move_(points, velocity, section, state)
+            shrink_after_(decay, points, velocity, space, group)
+        framing.close(coords)
+        if float(group["lr"]) != 0:  # a step of length zero leaves every bit where it is
             space.polish_(points, state["step"], state)
         _scatter(stack, params)
+
+    def _descent(self, grad: Tensor, stack: Tensor) -> Tensor:
+        """The gradient of what is to be made small, in the dtype of the arithmetic."""
+        grad = (grad.neg() if self.group["maximize"] else grad).to(self._dtype)
+        return added(self.recipe.decay, grad, stack, self.space, self.group)
+
+    def _velocity(self, coords: Tensor, points: Tensor, averages: Averages, framing: Framing) -> Tensor:
+        """Rule and step size, in the coordinates of the frame and out of them."""
+        rule, step_size, state = self.recipe.rule, self.recipe.step_size, framing.state
+        inner, hyper = step_size.scaled(framing.enter(coords), state, self.group)
+        direction = framing.leave(rule.direction(inner, averages, hyper, self._metric), coords)
+        return step_size.velocity(direction, points, state, self.group)
 
     def _points(self, params: list[Tensor], state: State) -> Tensor:
         """``[B, *shape]`` in the dtype of the arithmetic: the parameters, or the masters of 16-bit ones."""
@@ -191,16 +241,6 @@ class Stacked(Bucket):
         # where the parameter is no longer the rounded master, someone wrote to it, and what was written counts
         master = state["master"]
         return master.copy_(torch.where(master.to(now.dtype) == now, master, now.to(self._dtype)))
-
-    def _decayed(self, stack: Tensor, points: Tensor, grad: Tensor) -> Tensor:
-        """Weight decay by the recipe's convention: on the points in place, or on a copy of the gradient."""
-        decay = float(self.group["weight_decay"])
-        if not decay or self.space.compact:
-            return grad
-        if self.recipe.decay == "l2":
-            return grad.add(stack, alpha=decay)
-        self.space.shrink_(points, 1 - float(self.group["lr"]) * decay)
-        return grad
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

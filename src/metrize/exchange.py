@@ -11,7 +11,7 @@ class Exchange:
     """One process: every sum is complete and every tensor whole."""
 
     def sum(self, statistics: list[Tensor]) -> None:
-        """Complete the statistics of all buckets in place."""
+        """Complete the sums of all scopes in place."""
 
     def to_owners(self, bucket: Bucket) -> None:
         """Send rows to the process that computes their whole tensor."""

@@ -59,6 +59,7 @@ def settle(group: dict[str, Any], recipe: Recipe) -> None:
             _agree(recipe, declared)
             space = recipe.space or (parse_space(declared) if declared else Vector())
             space.check(parameter)
+            recipe.check(space, parameter.shape)
             if space.flat or parameter.device.type != "meta":
                 check_point(space, parameter)
             spaces.append(declared)

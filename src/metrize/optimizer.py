@@ -15,6 +15,8 @@ from torch import Tensor
 from metrize import checkpoint
 from metrize.bucket import Bucket, Fused, Stacked
 from metrize.exchange import Exchange
+from metrize.frames import Frame
+from metrize.framing import point_shape
 from metrize.groups import Params, name_of, named_members, newly_declared, settle, space_of
 from metrize.linalg import all_finite
 from metrize.part import Spec
@@ -22,7 +24,7 @@ from metrize.recipe import Recipe, parse_recipe
 from metrize.spaces import Space, SpaceError, declare
 from metrize.spaces.base import compute_dtype, parse_space
 from metrize.spaces.declare import check_point, declared_space, naming
-from metrize.state import new_state, state_spec
+from metrize.state import new_state, real, state_spec
 
 
 def _trains(p: Tensor) -> bool:
@@ -74,7 +76,7 @@ class Optimizer(torch.optim.Optimizer):
         **hyper: Any,
     ) -> None:
         recipe = Recipe() if recipe is None else recipe
-        known = recipe.rule.hyper()
+        known = recipe.hyper()
         for key in hyper:
             if key not in known:
                 raise TypeError(_unknown(key, known, recipe))
@@ -103,7 +105,7 @@ class Optimizer(torch.optim.Optimizer):
         group["recipe"] = repr(recipe)
         group.pop("space", None)
         # numbers this group's rule reads and the optimizer's own rule does not know
-        group = {key: value for key, value in recipe.rule.hyper().items() if key not in self.defaults} | group
+        group = {key: value for key, value in recipe.hyper().items() if key not in self.defaults} | group
         _check_numbers({**self.defaults, **group}, recipe)
         super().add_param_group(group)
         try:
@@ -209,7 +211,7 @@ class Optimizer(torch.optim.Optimizer):
                 bucket.gradients = []
             return
         exchange = Exchange()
-        exchange.sum([s for bucket in buckets for s in bucket.statistics()])
+        _agree(buckets, exchange)
         for bucket in buckets:
             exchange.to_owners(bucket)
             bucket.compute()
@@ -259,6 +261,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _build(self) -> list[Bucket]:
         members: dict[Any, tuple[type[Bucket], Recipe, Space, dict[str, Any], list[int]]] = {}
+        known = {id(p) for p, state in self.state.items() if "phase" in state}
         for at, group in enumerate(self.param_groups):
             recipe = parse_recipe(group["recipe"])
             for index, p in enumerate(group["params"]):
@@ -269,12 +272,30 @@ class Optimizer(torch.optim.Optimizer):
                 key = (at, kind, space, p.dtype, p.device, *_alone(kind, p, index))
                 members.setdefault(key, (kind, recipe, space, group, []))[-1].append(index)
                 self._ensure_state(group, index, space, kind)
+        self._stagger(known)
         return [
             kind(recipe, space, group, chosen, [self.state[group["params"][i]] for i in chosen])
             for kind, recipe, space, group, chosen in members.values()
         ]
 
+    def _stagger(self, known: set[int]) -> None:
+        """Spread the refreshes of new frames over their period, the costly ones first, each where least is to do."""
+        costs: dict[Frame, dict[Tensor, float]] = defaultdict(dict)
+        for group in self.param_groups:
+            recipe = parse_recipe(group["recipe"])
+            for index, p in enumerate(group["params"]):
+                if "phase" in self.state.get(p, {}):
+                    shape = point_shape(space_of(group, index, recipe), real(p).shape)
+                    costs[recipe.frame][p] = recipe.frame.cost(shape)
+        for frame, members in costs.items():
+            load = [0.0] * frame.period
+            for p in sorted(members, key=lambda p: (id(p) not in known, -members[p])):
+                if id(p) not in known:
+                    self.state[p]["phase"].fill_(load.index(min(load)))
+                load[int(self.state[p]["phase"]) % frame.period] += members[p]
+
     def _ensure_state(self, group: dict[str, Any], index: int, space: Space, kind: type[Bucket]) -> None:
+        recipe = parse_recipe(group["recipe"])
         p = group["params"][index]
         spec = self.spec(group, index)
         missing = {key: spec[key] for key in spec.keys() - self.state[p].keys()}
@@ -282,7 +303,7 @@ class Optimizer(torch.optim.Optimizer):
             host = torch.device("cpu")
             with naming(name_of(group, index)):
                 check_point(space, p)
-            fresh = new_state(spec, space, p, p.device if kind is Fused else host)
+            fresh = new_state(spec, recipe, space, p, p.device if kind is Fused else host)
             self.state[p].update({key: fresh[key] for key in spec if key in missing})
         for key, (shape, dtype) in spec.items():
             value = self.state[p][key]
@@ -292,6 +313,23 @@ class Optimizer(torch.optim.Optimizer):
                     f"{tuple(value.shape)}; change both together, or delete optimizer.state[parameter] to start anew"
                 )
             self.state[p][key] = value.to(dtype)  # a model converted between steps
+
+
+def _agree(buckets: list[Bucket], exchange: Exchange) -> None:
+    """Sum what the buckets measured over the scopes of their step sizes, and tell each its sum."""
+    totals: dict[Any, Tensor] = {}
+    scopes = {}
+    for bucket in buckets:
+        share = bucket.statistics()
+        if share is not None:
+            scope = bucket.recipe.step_size.scope
+            key = (bucket.recipe.step_size, id(bucket.group) if scope == "group" else None)
+            totals[key] = totals[key] + share.to(totals[key].device) if key in totals else share
+            scopes[id(bucket)] = key
+    exchange.sum(list(totals.values()))
+    for bucket in buckets:
+        if id(bucket) in scopes:
+            bucket.settle(totals[scopes[id(bucket)]])
 
 
 def _fusable(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> bool:

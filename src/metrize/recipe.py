@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any
 
 import torch
 
+from metrize.decay import DECAYS, Decay
 from metrize.frames import Frame, Identity
 from metrize.moments import Dense, Moments
 from metrize.part import Part, choice, parse
 from metrize.rules import Adam, Rule
-from metrize.spaces import Space
+from metrize.spaces import Space, SpaceError
 from metrize.step_sizes import Given, StepSize
 
 
@@ -25,8 +26,13 @@ class Recipe(Part):
         moments: how they are stored.
         rule: how averages and a norm make a direction.
         step_size: how long the step is.
-        decay: ``"decoupled"`` shrinks the parameter by ``1 - lr * weight_decay``; ``"l2"`` adds ``weight_decay * p`` to
-            the gradient. On a compact space, where the norm of a point is constant, neither does anything.
+        decay: ``"decoupled"`` shrinks the parameter by ``1 - lr * weight_decay`` before the step, ``"after"`` after it;
+            ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"independent"`` shrinks by
+            ``1 - weight_decay * lr / initial_lr``, so that only the schedule and not the learning rate counts;
+            ``"cautious"`` is decoupled, for those entries only that the step brings nearer to zero;
+            ``"constrained"`` shrinks by ``1 - lr``, which keeps a weight in the ball of the rule's norm with the
+            group's radius (arXiv:2502.07529). On a compact space, where the norm of a point is constant, none does
+            anything.
 
     Raises:
         TypeError: something that does not belong in its slot.
@@ -38,10 +44,10 @@ class Recipe(Part):
     moments: Moments = dataclasses.field(default_factory=Dense)
     rule: Rule = dataclasses.field(default_factory=Adam)
     step_size: StepSize = dataclasses.field(default_factory=Given)
-    decay: Literal["decoupled", "l2"] = "decoupled"
+    decay: Decay = "decoupled"
 
     def __post_init__(self) -> None:
-        choice(self, "decay", ("decoupled", "l2"))
+        choice(self, "decay", DECAYS)
         slots = {"frame": Frame, "moments": Moments, "rule": Rule, "step_size": StepSize}
         for slot, kind in slots.items():
             self._check(slot, kind)
@@ -55,10 +61,33 @@ class Recipe(Part):
             fits = sorted(f"{cls.__module__}.{cls.__name__}" for cls in kinds)
             raise TypeError(f"{slot}={value!r} is no {kind.__name__.lower()}; it may be {', '.join(fits)}")
 
+    def hyper(self) -> dict[str, Any]:
+        """The numbers of a parameter group that this recipe reads beside ``lr`` and ``weight_decay``."""
+        return self.rule.hyper()
+
+    def check(self, space: Space, shape: torch.Size) -> None:
+        """Refuse what these parts cannot do together with a space or a shape.
+
+        Raises:
+            SpaceError: with the reason and the nearest sentence that works.
+        """
+        for slot, part in (("frame", self.frame), ("step_size", self.step_size)):
+            if part.flat_only and not space.flat:
+                raise SpaceError(
+                    f"{slot}={part} is for tensors in a vector space, and this one lives on {space}; leave out "
+                    f"{slot} for this parameter"
+                )
+        if self.decay == "cautious" and not (space.flat or space.compact):
+            raise SpaceError(f"decay='cautious' has no meaning on {space}; use decay='decoupled'")
+        try:
+            self.frame.check_shape(shape)
+        except ValueError as error:
+            raise SpaceError(str(error)) from None
+
     def in_place(self, dtype: torch.dtype) -> bool:
         """Whether the averages lie in memory just as torch's own kernels want them, in this dtype of arithmetic."""
         plain = isinstance(self.frame, Identity) and isinstance(self.step_size, Given)
-        return plain and self.moments.in_place(dtype)
+        return plain and self.decay in ("decoupled", "l2") and self.moments.in_place(dtype)
 
 
 def parse_recipe(sentence: str) -> Recipe:

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metrize.frames import Identity
+from metrize.framing import frame_spec
+from metrize.moments import Slot
 from metrize.part import Spec
 from metrize.recipe import Recipe
 from metrize.spaces import Space
@@ -24,8 +27,39 @@ def state_spec(recipe: Recipe, space: Space, parameter: Tensor, hyper: dict[str,
     spec: Spec = {"step": ((), torch.float32)}
     if keeps_master(space, parameter):
         spec["master"] = (tuple(shape), dtype)
-    spec |= space.state_spec(shape, parameter.dtype) | recipe.frame.state_spec(shape, dtype)
-    return spec | recipe.rule.state_spec(recipe.moments, shape, space.batch_shape(shape), dtype, hyper)
+    spec |= space.state_spec(shape, parameter.dtype)
+    spec |= frame_spec(recipe.frame, space, shape, dtype)
+    for slot in slots(recipe, space, shape, dtype, hyper).values():
+        spec |= recipe.moments.state_spec(slot.name, slot.shape, dtype, slot.kind)
+    coords = recipe.frame.shape(points_shape(space, shape))
+    return (
+        spec
+        | recipe.rule.small_spec(coords, space.batch_shape(shape), dtype, hyper)
+        | recipe.step_size.state_spec(shape, dtype)
+    )
+
+
+def slots(
+    recipe: Recipe, space: Space, shape: torch.Size, dtype: torch.dtype, hyper: dict[str, Any]
+) -> dict[str, Slot]:
+    """The averages of one parameter, by name.
+
+    They have the parameter's shape and are seen through the space, or the shape that the frame gives them.
+    """
+    kept, points = shape, space.points
+    if not isinstance(recipe.frame, Identity):
+        kept, points = recipe.frame.shape(points_shape(space, shape)), _as_they_are
+    kinds = recipe.rule.averages(hyper)
+    return {name: Slot(name, kind, kept, dtype, points) for name, kind in kinds.items()}
+
+
+def points_shape(space: Space, shape: torch.Size) -> torch.Size:
+    """The shape of a parameter seen as points: ``[*batch, *point]``."""
+    return space.points(torch.empty(1, *shape, device="meta")).shape[1:]
+
+
+def _as_they_are(stack: Tensor) -> Tensor:
+    return stack
 
 
 def keeps_master(space: Space, parameter: Tensor) -> bool:
@@ -39,12 +73,12 @@ def real(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def new_state(spec: Spec, space: Space, parameter: Tensor, step_device: torch.device) -> State:
+def new_state(spec: Spec, recipe: Recipe, space: Space, parameter: Tensor, step_device: torch.device) -> State:
     """Allocate the declared state of one parameter and fill what starts from its value."""
     state: State = {}
     like = real(parameter.detach())
     for key, (shape, dtype) in spec.items():
-        if key == "step":
+        if key in ("step", "phase"):
             state[key] = torch.zeros(shape, dtype=dtype, device=step_device)
         elif shape == tuple(like.shape):
             state[key] = torch.zeros_like(like, dtype=dtype)  # with the parameter's memory layout
@@ -53,7 +87,9 @@ def new_state(spec: Spec, space: Space, parameter: Tensor, step_device: torch.de
     if "master" in state:
         state["master"].copy_(like)  # and not its projection: a step of length zero must not change the parameter
     wide = {key: value.unsqueeze(0) for key, value in state.items()}
-    space.init_state(space.points(state.get("master", like).unsqueeze(0)), wide)
+    start = state.get("master", like).unsqueeze(0)
+    space.init_state(space.points(start), wide)
+    recipe.step_size.init_state(start, wide)
     return state
 
 

@@ -1,5 +1,5 @@
 """In which coordinates averages are kept: linear changes of coordinates. Knows no spaces."""
 
-from metrize.frames.base import Frame, Identity
+from metrize.frames.base import Carry, Frame, Identity
 
-__all__ = ["Frame", "Identity"]
+__all__ = ["Carry", "Frame", "Identity"]

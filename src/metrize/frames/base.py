@@ -3,36 +3,100 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from metrize.part import Part, Spec
 
+Carry = Callable[[Literal["linear", "square"], Callable[[Tensor], Tensor]], None]
+"""Takes all averages of one kind (of the gradient, of its squares) along when the coordinates change."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Frame(Part):
-    """A linear change of coordinates in which the averages are kept."""
+    """A linear change of coordinates in which the averages are kept, and when it changes.
+
+    One step calls `open`, `enter`, the rule, `leave` and `close`, in this order. Tensors are stacked, ``[B, *shape]``;
+    ``state["step"]``, ``[B]`` on the host, counts the running step.
+    """
+
+    flat_only: ClassVar[bool] = True
+    """Whether the averages change their shape, so that only tensors in a vector space can have this frame."""
+
+    @property
+    def delay(self) -> int:
+        """First steps in which the frame only looks at the gradient and the parameter stays where it is."""
+        return 0
+
+    @property
+    def period(self) -> int:
+        """Steps between two refreshes, which are spread over the parameters of a model; 0: it never refreshes.
+
+        Where it is above 0 the declared state has a ``phase``, an int64 number that is added to the count of steps.
+        """
+        return 0
+
+    def cost(self, shape: torch.Size) -> float:
+        """Work of one refresh of a parameter with coordinates of this shape, in any unit."""
+        return 0.0
+
+    def check_shape(self, shape: torch.Size) -> None:
+        """Refuse coordinates of a shape this frame has no answer for.
+
+        Raises:
+            ValueError: with the reason and the remedy.
+        """
+
+    def shape(self, shape: torch.Size) -> torch.Size:
+        """The shape of one parameter's averages, where its coordinates have `shape`."""
+        return shape
 
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
-        """State the frame keeps for one parameter."""
+        """State the frame keeps for one parameter with coordinates of this shape."""
         return {}
 
+    def open(self, coords: Tensor, state: dict[str, Tensor], carry: Carry) -> None:
+        """Look at the gradient before the rule does: a basis that is made from it is refreshed here."""
+
     def enter(self, coords: Tensor, state: dict[str, Tensor]) -> Tensor:
-        """Coordinates of the space -> coordinates of the averages."""
+        """Coordinates of the space ``[B, *shape]`` -> coordinates of the averages."""
         raise NotImplementedError
 
-    def leave(self, direction: Tensor, state: dict[str, Tensor]) -> Tensor:
-        """The inverse of `enter`."""
+    def leave(self, direction: Tensor, state: dict[str, Tensor], coords: Tensor) -> Tensor:
+        """A direction in the coordinates of the averages -> in those of the space.
+
+        Args:
+            direction: what the rule made.
+            state: of the frame.
+            coords: the gradient's coordinates in the space.
+        """
         raise NotImplementedError
+
+    def turned(self, turn: Callable[[Tensor], Tensor], state: dict[str, Tensor], carry: Carry) -> None:
+        """Follow a change of the space's own axes: with the averages, or with a basis that spares them.
+
+        Args:
+            turn: coordinates of the step before -> coordinates of this one; linear.
+            state: of the frame.
+            carry: takes averages along.
+        """
+        carry("linear", turn)
+
+    def close(self, coords: Tensor, state: dict[str, Tensor], carry: Carry) -> None:
+        """Look at the gradient after the rule did: a basis that must not know the current one is refreshed here."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity(Frame):
     """The coordinates of the space itself."""
 
+    flat_only: ClassVar[bool] = False
+
     def enter(self, coords: Tensor, state: dict[str, Tensor]) -> Tensor:
         return coords
 
-    def leave(self, direction: Tensor, state: dict[str, Tensor]) -> Tensor:
+    def leave(self, direction: Tensor, state: dict[str, Tensor], coords: Tensor) -> Tensor:
         return direction

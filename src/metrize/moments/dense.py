@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metrize.moments.base import Moments
+from metrize.moments.base import Kind, Moments, Slot
 from metrize.part import Spec, choice
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
@@ -32,15 +32,15 @@ class Dense(Moments):
         if self.dtype is not None:
             choice(self, "dtype", tuple(_DTYPES))
 
-    def state_spec(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Spec:
+    def state_spec(self, name: str, shape: torch.Size, dtype: torch.dtype, kind: Kind) -> Spec:
         return {name: (tuple(shape), dtype if self.dtype is None else _DTYPES[self.dtype])}
 
     def in_place(self, dtype: torch.dtype) -> bool:
         return self.dtype is None or _DTYPES[self.dtype] == dtype
 
-    def read(self, name: str, state: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-        return state[name].to(dtype)
+    def read(self, slot: Slot, state: dict[str, Tensor]) -> Tensor:
+        return state[slot.name].to(slot.dtype)
 
-    def write(self, name: str, state: dict[str, Tensor], value: Tensor) -> None:
-        if state[name] is not value:
-            state[name].copy_(value)
+    def write(self, slot: Slot, state: dict[str, Tensor], value: Tensor) -> None:
+        if state[slot.name] is not value:
+            state[slot.name].copy_(value)

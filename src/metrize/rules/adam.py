@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metrize.moments import Averages, Moments
+from metrize.moments import Averages, Kind
 from metrize.part import Spec, choice
 from metrize.rules.base import Metric, Rule, number, per_point
 
@@ -44,28 +44,22 @@ class Adam(Rule):
         if not number(hyper["eps"]) >= 0:
             raise ValueError(f"eps={hyper['eps']}: a number of at least 0")
 
-    def linear(self, hyper: dict[str, Any]) -> tuple[str, ...]:
-        return ("exp_avg",)
+    def averages(self, hyper: dict[str, Any]) -> dict[str, Kind]:
+        first: dict[str, Kind] = {"exp_avg": "linear"}
+        return first if self.second_moment == "scalar" else {**first, "exp_avg_sq": "square"}
 
-    def state_spec(
-        self, moments: Moments, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]
-    ) -> Spec:
-        first = moments.state_spec("exp_avg", shape, dtype)
-        if self.second_moment == "scalar":
-            return first | {"exp_avg_sq": (batch, dtype)}
-        return first | moments.state_spec("exp_avg_sq", shape, dtype)
+    def small_spec(self, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]) -> Spec:
+        return {"exp_avg_sq": (batch, dtype)} if self.second_moment == "scalar" else {}
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         beta1, beta2 = (number(beta) for beta in hyper["betas"])
-        exp_avg = averages.read("exp_avg")
-        exp_avg.lerp_(coords, 1 - beta1)
+        exp_avg = averages.update("exp_avg", coords, beta1, 1 - beta1)
         if self.second_moment == "scalar":
             mean_square = averages.small("exp_avg_sq")
             mean_square.lerp_(metric.sq_norm(coords) / metric.dim, 1 - beta2)
             exp_avg_sq = per_point(mean_square, coords)
         else:
-            exp_avg_sq = averages.read("exp_avg_sq")
-            exp_avg_sq.mul_(beta2).addcmul_(coords, coords, value=1 - beta2)
+            exp_avg_sq = averages.update("exp_avg_sq", coords, beta2, 1 - beta2)
         bias1, bias2 = 1 - beta1**averages.step, 1 - beta2**averages.step
         # (sqrt(v / bias2) + eps) bias1, with every factor that is one number for each parameter taken together
         denominator = exp_avg_sq.sqrt().mul_(per_point(bias1 / bias2.sqrt(), coords))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrize.moments import Averages, Moments
+from metrize.moments import Averages, Kind
 from metrize.part import Part, Spec
 
 
@@ -30,10 +30,6 @@ class Metric:
 class Rule(Part):
     """Turns coordinates of a gradient into a direction of ascent, keeping averages as it goes."""
 
-    def linear(self, hyper: dict[str, Any]) -> tuple[str, ...]:
-        """The averages that are linear in the gradient, so that they turn with the coordinates."""
-        return ()
-
     def hyper(self) -> dict[str, Any]:
         """The numbers of a parameter group that this rule reads, with their defaults."""
         return {}
@@ -49,19 +45,20 @@ class Rule(Part):
             ValueError: naming the option and its value.
         """
 
-    def state_spec(
-        self, moments: Moments, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]
-    ) -> Spec:
-        """The averages kept for one parameter.
+    def averages(self, hyper: dict[str, Any]) -> dict[str, Kind]:
+        """The averages kept in the shape of the coordinates, by name, and what each is of."""
+        return {}
+
+    def small_spec(self, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]) -> Spec:
+        """State beside the averages, kept as it is.
 
         Args:
-            moments: their storage.
-            shape: of the coordinates, which is the parameter's.
+            shape: of the coordinates of one parameter.
             batch: points in the parameter (see `Space.batch_shape`).
             dtype: of the arithmetic.
             hyper: numbers of the parameter group.
         """
-        raise NotImplementedError
+        return {}
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         """Update the averages with ``coords`` ``[B, *batch, *point]`` and return the direction, same shape."""

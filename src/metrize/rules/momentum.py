@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrize.moments import Averages, Moments
-from metrize.part import Spec
-from metrize.rules.base import Metric, Rule, number, per_point
+from metrize.moments import Averages, Kind
+from metrize.rules.base import Metric, Rule, number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,22 +32,17 @@ class Momentum(Rule):
         if hyper["nesterov"] and (number(hyper["momentum"]) == 0 or number(hyper["dampening"]) != 0):
             raise ValueError("nesterov=True needs a momentum above 0 and dampening=0")
 
-    def linear(self, hyper: dict[str, Any]) -> tuple[str, ...]:
-        return ("momentum_buffer",) if self.variant(hyper) else ()
-
-    def state_spec(
-        self, moments: Moments, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]
-    ) -> Spec:
-        return moments.state_spec("momentum_buffer", shape, dtype) if self.variant(hyper) else {}
+    def averages(self, hyper: dict[str, Any]) -> dict[str, Kind]:
+        return {"momentum_buffer": "linear"} if self.variant(hyper) else {}
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         momentum = number(hyper["momentum"])
         if not momentum:
             return coords
-        buffer = averages.read("momentum_buffer")
         share = 1 - number(hyper["dampening"]) * (averages.step != 1).double()
-        buffer.mul_(momentum).add_(coords * per_point(share, coords))
-        return coords + momentum * buffer if hyper["nesterov"] else buffer
+        gain = share if number(hyper["dampening"]) else 1.0
+        buffer = averages.update("momentum_buffer", coords, momentum, gain)
+        return torch.add(coords, buffer, alpha=momentum) if hyper["nesterov"] else buffer
 
     def fusable(self, hyper: dict[str, Any]) -> bool:
         return True

@@ -81,6 +81,10 @@ class Space(Part):
         """
         raise NotImplementedError
 
+    def framed(self, coords: Tensor) -> Tensor:
+        """The part of coordinates ``[B, *batch, *point]`` that a change of coordinates is about, a view."""
+        return coords
+
     def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
         """Move the points in place along `velocity`, given in the coordinates of `lift`."""
         raise NotImplementedError

@@ -101,6 +101,9 @@ class Orthonormal(Space, abstract=True):
     def turn(self, section: ClosedForm | Stored | None) -> Callable[[Tensor], Tensor] | None:
         return section.turn if isinstance(section, ClosedForm) and section.before is not None else None
 
+    def framed(self, coords: Tensor) -> Tensor:
+        return coords[..., coords.shape[-1] :, :]  # B; the axes of A are those of Y itself
+
     def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
         n = points.shape[-1]
         a, b = velocity[..., :n, :], velocity[..., n:, :] if section is not None else None

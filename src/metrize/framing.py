@@ -1,0 +1,100 @@
+"""A frame at work on a batch of parameters: it sees single points, in those coordinates that are its business."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from metrize.frames import Frame, Identity
+from metrize.moments import Averages, Kind
+from metrize.part import Spec
+from metrize.spaces import Space
+
+_COUNTS = ("step", "phase")  # of a parameter, not of its points
+
+
+def frame_spec(frame: Frame, space: Space, shape: torch.Size, dtype: torch.dtype) -> Spec:
+    """State of a frame for one parameter: what `Frame.state_spec` says of one point, for each of its points."""
+    batch = space.batch_shape(shape)
+    spec = frame.state_spec(point_shape(space, shape), dtype)
+    return {key: (kept if key in _COUNTS else (*batch, *kept), kind) for key, (kept, kind) in spec.items()}
+
+
+def point_shape(space: Space, shape: torch.Size) -> torch.Size:
+    """The shape of those coordinates of one point that a frame works on."""
+    coords = space.framed(space.points(torch.empty(1, *shape, device="meta")))
+    return coords.shape[1 + len(space.batch_shape(shape)) :]
+
+
+@dataclasses.dataclass
+class Framing:
+    """One step of a frame on a batch.
+
+    Args:
+        frame: the frame.
+        space: whose coordinates they are.
+        batch: points in one parameter, as the space counts them.
+        state: stacked, ``[B, ...]`` each.
+        averages: of the rule, to be taken along.
+    """
+
+    frame: Frame
+    space: Space
+    batch: tuple[int, ...]
+    state: dict[str, Tensor]
+    averages: Averages
+
+    def __post_init__(self) -> None:
+        self.idle = isinstance(self.frame, Identity)
+        self._state = (
+            self.state if self.idle or not self.batch else {k: self._each(k, v) for k, v in self.state.items()}
+        )
+
+    def open(self, coords: Tensor) -> None:
+        """See `Frame.open`."""
+        if not self.idle:
+            self.frame.open(self._points(coords), self._state, self._carry)
+
+    def enter(self, coords: Tensor) -> Tensor:
+        """See `Frame.enter`."""
+        return self._within(coords, lambda x: self.frame.enter(x, self._state))
+
+    def leave(self, direction: Tensor, coords: Tensor) -> Tensor:
+        """See `Frame.leave`."""
+        return self._within(direction, lambda x: self.frame.leave(x, self._state, self._points(coords)))
+
+    def close(self, coords: Tensor) -> None:
+        """See `Frame.close`."""
+        if not self.idle:
+            self.frame.close(self._points(coords), self._state, self._carry)
+
+    def turned(self, turn: Callable[[Tensor], Tensor]) -> None:
+        """See `Frame.turned`."""
+        self.frame.turned(turn, self._state, self._carry if not self.idle else self.averages.turn)
+
+    def _carry(self, kind: Kind, turn: Callable[[Tensor], Tensor]) -> None:
+        self.averages.turn(kind, lambda average: self._within(average, turn))
+
+    def _within(self, coords: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply `change` to those coordinates that are the frame's business."""
+        if self.idle:
+            return coords
+        if self.space.flat:
+            return change(coords)
+        whole = coords.clone()
+        part = self.space.framed(whole)
+        part.copy_(change(self._points(coords)).view(part.shape))
+        return whole
+
+    def _points(self, coords: Tensor) -> Tensor:
+        part = self.space.framed(coords)
+        return part.flatten(0, len(self.batch)) if self.batch else part
+
+    def _each(self, key: str, value: Tensor) -> Tensor:
+        if key in _COUNTS:
+            return value.repeat_interleave(math.prod(self.batch))
+        return value.flatten(0, len(self.batch)) if value.ndim > len(self.batch) else value

@@ -1,0 +1,57 @@
+"""The contract of a step size."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metrize.part import Part, Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSize(Part):
+    """Turns a direction into a velocity.
+
+    One that needs to know the whole model measures every parameter first (`measure`), is told the sums over all of
+    them (`settle`), and only then scales what the rule sees (`scaled`) and makes the velocity.
+    """
+
+    flat_only: ClassVar[bool] = False
+    """Whether only tensors in a vector space can take this step size."""
+
+    @property
+    def scope(self) -> str | None:
+        """Over what `measure` is summed: ``"all"`` parameters, each ``"group"``, or None where nothing is measured."""
+        return None
+
+    def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
+        """State kept for one parameter of this shape."""
+        return {}
+
+    def init_state(self, parameter: Tensor, state: dict[str, Tensor]) -> None:
+        """Fill the state declared by `state_spec` from the parameter's value, both as one stack of one."""
+
+    def measure(self, grad: Tensor, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
+        """This batch's share of the sums over the whole model, a small tensor; may update its own state.
+
+        Args:
+            grad: ``[B, *shape]``, as the rule will see it.
+            points: the parameters, same shape.
+            state: stacked, ``[B, ...]`` each.
+            hyper: numbers of the parameter group.
+        """
+        raise NotImplementedError
+
+    def settle(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
+        """Take in the sum of `measure` over the whole scope."""
+
+    def scaled(self, coords: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """The gradient and the numbers as the rule shall see them."""
+        return coords, hyper
+
+    def velocity(self, direction: Tensor, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
+        """The direction of descent times the length of the step; may change `direction` in place."""
+        raise NotImplementedError

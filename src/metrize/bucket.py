@@ -205,17 +205,18 @@ class Stacked(Bucket):
         averages = Averages(self.recipe.moments, state, self._slots, self.recipe.frame.delay)
         framing = Framing(self.recipe.frame, space, self._batch, state, averages)
         looks = bool(averages.step[0] <= 0)
+        rate = self._rate(stack, points, state)
         if not looks:
-            shrink_before_(decay, points, space, group)
+            shrink_before_(decay, points, rate, space, group)
         section = space.section_at(points, state)
         if turn := space.turn(section):
             framing.turned(turn)
         coords = space.lift(points, space.points(grad), section)
         framing.open(coords)
         if not looks:
-            velocity = self._velocity(coords, points, averages, framing)
+            velocity = self.recipe.step_size.velocity(self._direction(coords, averages, framing), rate)
             space.move_(points, velocity, section, state)
-            shrink_after_(decay, points, velocity, space, group)
+            shrink_after_(decay, points, velocity, rate, space, group)
         framing.close(coords)
         if float(group["lr"]) != 0:  # a step of length zero leaves every bit where it is
             space.polish_(points, state["step"], state)
@@ -226,12 +227,17 @@ class Stacked(Bucket):
         grad = (grad.neg() if self.group["maximize"] else grad).to(self._dtype)
         return added(self.recipe.decay, grad, stack, self.space, self.group)
 
-    def _velocity(self, coords: Tensor, points: Tensor, averages: Averages, framing: Framing) -> Tensor:
-        """Rule and step size, in the coordinates of the frame and out of them."""
-        rule, step_size, state = self.recipe.rule, self.recipe.step_size, framing.state
-        inner, hyper = step_size.scaled(framing.enter(coords), state, self.group)
-        direction = framing.leave(rule.direction(inner, averages, hyper, self._metric), coords)
-        return step_size.velocity(direction, points, state, self.group)
+    def _direction(self, coords: Tensor, averages: Averages, framing: Framing) -> Tensor:
+        """The rule, in the coordinates of the frame and out of them."""
+        inner, hyper = self.recipe.step_size.scaled(framing.enter(coords), framing.state, self.group)
+        return framing.leave(self.recipe.rule.direction(inner, averages, hyper, self._metric), coords)
+
+    def _rate(self, stack: Tensor, points: Tensor, state: State) -> float | Tensor:
+        """The length of the step: a number, or one for each member, shaped to multiply points."""
+        rate = self.recipe.step_size.rate(stack, state, self.group)
+        if not isinstance(rate, Tensor) or not rate.ndim:
+            return float(rate)
+        return rate.to(points).reshape(-1, *(1,) * (points.ndim - 1))
 
     def _points(self, params: list[Tensor], state: State) -> Tensor:
         """``[B, *shape]`` in the dtype of the arithmetic: the parameters, or the masters of 16-bit ones."""

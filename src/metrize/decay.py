@@ -18,32 +18,50 @@ def added(convention: Decay, grad: Tensor, stack: Tensor, space: Space, group: d
     return grad.add(stack, alpha=decay) if convention == "l2" and decay and not space.compact else grad
 
 
-def shrink_before_(convention: Decay, points: Tensor, space: Space, group: dict[str, Any]) -> None:
-    """Shrink the points in place before they move, where the convention does it then."""
-    share = _share(convention, group)
-    if share and convention not in ("l2", "after", "cautious"):
-        space.shrink_(points, 1 - share)
+def shrink_before_(
+    convention: Decay, points: Tensor, rate: float | Tensor, space: Space, group: dict[str, Any]
+) -> None:
+    """Shrink the points in place before they move, where the convention does it then.
+
+    Args:
+        convention: of the recipe.
+        points: ``[B, *point]``.
+        rate: of the step size: a number, or shaped to multiply the points.
+        space: of the points.
+        group: numbers of the parameter group.
+    """
+    if convention not in ("l2", "after", "cautious") and _shrinks(convention, group):
+        space.shrink_(points, 1 - _share(convention, rate, group))
 
 
-def shrink_after_(convention: Decay, points: Tensor, velocity: Tensor, space: Space, group: dict[str, Any]) -> None:
+def shrink_after_(
+    convention: Decay, points: Tensor, velocity: Tensor, rate: float | Tensor, space: Space, group: dict[str, Any]
+) -> None:
     """As `shrink_before_`, for the conventions that wait for the step.
 
     ``"cautious"`` shrinks only the entries that the step itself brings nearer to zero.
     """
-    share = _share(convention, group)
-    if share and convention == "after":
+    if convention not in ("after", "cautious") or not _shrinks(convention, group):
+        return
+    share = _share(convention, rate, group)
+    if convention == "after":
         space.shrink_(points, 1 - share)
-    elif share and convention == "cautious" and not space.compact:
+    elif not space.compact:
         before = points - velocity
-        points.sub_(before * (before * velocity < 0), alpha=share)
+        points.sub_(before * (before * velocity < 0) * share)
 
 
-def _share(convention: Decay, group: dict[str, Any]) -> float:
+def _shrinks(convention: Decay, group: dict[str, Any]) -> bool:
+    return convention == "constrained" or float(group["weight_decay"]) != 0
+
+
+def _share(convention: Decay, rate: float | Tensor, group: dict[str, Any]) -> float | Tensor:
     """The share of a parameter that is taken away in one step."""
-    lr = float(group["lr"])
     if convention == "constrained":
-        return lr
+        return rate
+    decay = float(group["weight_decay"])
     if convention == "independent":
+        lr = float(group["lr"])
         peak = float(group.get("initial_lr", lr))
-        return float(group["weight_decay"]) * (lr / peak if peak else 1.0)
-    return lr * float(group["weight_decay"])
+        return decay * (lr / peak if peak else 1.0)
+    return rate * decay

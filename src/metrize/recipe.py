@@ -81,6 +81,7 @@ class Recipe(Part):
             raise SpaceError(f"decay='cautious' has no meaning on {space}; use decay='decoupled'")
         try:
             self.frame.check_shape(shape)
+            self.rule.check_shape(shape)
         except ValueError as error:
             raise SpaceError(str(error)) from None
 

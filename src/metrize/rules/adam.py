@@ -23,14 +23,15 @@ class Adam(Rule):
     Args:
         second_moment: ``"elementwise"``, or ``"scalar"``: one v for each point, the average of ``||g||^2 / dim`` in
             the metric of the space (as in arXiv:2002.01113, rescaled by the dimension so that both take the same
-            learning rate). Under a transported section the scalar form
-            does not depend on where that started.
+            learning rate). Under a transported section the scalar form does not depend on where that started.
+        bias_correction: False leaves out the divisions by ``1 - b^t``.
 
     Raises:
         ValueError: an unknown option; betas or eps out of range.
     """
 
     second_moment: Literal["elementwise", "scalar"] = "elementwise"
+    bias_correction: bool = True
 
     def __post_init__(self) -> None:
         choice(self, "second_moment", ("elementwise", "scalar"))
@@ -60,16 +61,17 @@ class Adam(Rule):
             exp_avg_sq = per_point(mean_square, coords)
         else:
             exp_avg_sq = averages.update("exp_avg_sq", coords, beta2, 1 - beta2)
-        bias1, bias2 = 1 - beta1**averages.step, 1 - beta2**averages.step
-        # (sqrt(v / bias2) + eps) bias1, with every factor that is one number for each parameter taken together
-        denominator = exp_avg_sq.sqrt().mul_(per_point(bias1 / bias2.sqrt(), coords))
+        denominator, bias1 = exp_avg_sq.sqrt(), torch.ones_like(averages.step)
+        if self.bias_correction:
+            bias1, bias2 = 1 - beta1**averages.step, 1 - beta2**averages.step
+            # (sqrt(v / bias2) + eps) bias1, with every factor that is one number for each parameter taken together
+            denominator.mul_(per_point(bias1 / bias2.sqrt(), coords))
         # the diagonal of a skew block is 0, and 0 / 0 must stay 0 without an eps
-        eps = per_point(bias1 * number(hyper["eps"]), coords).clamp(min=torch.finfo(coords.dtype).tiny)
-        denominator.add_(eps)
-        return torch.div(exp_avg, denominator)
+        eps = (per_point(bias1, coords) * hyper["eps"]).clamp(min=torch.finfo(coords.dtype).tiny)
+        return torch.div(exp_avg, denominator.add_(eps))
 
     def fusable(self, hyper: dict[str, Any]) -> bool:
-        return self.second_moment == "elementwise"
+        return self.second_moment == "elementwise" and self.bias_correction
 
     def fused(
         self,

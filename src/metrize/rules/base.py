@@ -45,6 +45,13 @@ class Rule(Part):
             ValueError: naming the option and its value.
         """
 
+    def check_shape(self, shape: torch.Size) -> None:
+        """Refuse a parameter of a shape this rule cannot read.
+
+        Raises:
+            ValueError: with the reason and the remedy.
+        """
+
     def averages(self, hyper: dict[str, Any]) -> dict[str, Kind]:
         """The averages kept in the shape of the coordinates, by name, and what each is of."""
         return {}

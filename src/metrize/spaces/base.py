@@ -89,7 +89,7 @@ class Space(Part):
         """Move the points in place along `velocity`, given in the coordinates of `lift`."""
         raise NotImplementedError
 
-    def shrink_(self, points: Tensor, factor: float) -> None:
+    def shrink_(self, points: Tensor, factor: float | Tensor) -> None:
         """Decoupled weight decay in place: toward zero, where the space has a zero to go to."""
         if not self.compact:
             points.mul_(factor)

@@ -99,7 +99,7 @@ class Product(Space):
         for (name, space, (y, v)), part in zip(self._pieces(points, velocity), section, strict=True):
             space.move_(y, v, part, _own(name, state))
 
-    def shrink_(self, points: Tensor, factor: float) -> None:
+    def shrink_(self, points: Tensor, factor: float | Tensor) -> None:
         for _, space, (y,) in self._pieces(points):
             space.shrink_(y, factor)
 

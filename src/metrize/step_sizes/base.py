@@ -48,10 +48,27 @@ class StepSize(Part):
     def settle(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
         """Take in the sum of `measure` over the whole scope."""
 
-    def scaled(self, coords: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def scaled(
+        self, coords: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
         """The gradient and the numbers as the rule shall see them."""
         return coords, hyper
 
-    def velocity(self, direction: Tensor, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
-        """The direction of descent times the length of the step; may change `direction` in place."""
+    def rate(self, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> float | Tensor:
+        """The length of a step along a direction of length one: a number, or ``[B]``; weight decay uses it too.
+
+        Args:
+            points: the parameters before the step, ``[B, *shape]``.
+            state: stacked, ``[B, ...]`` each.
+            hyper: numbers of the parameter group.
+        """
         raise NotImplementedError
+
+    def velocity(self, direction: Tensor, rate: float | Tensor) -> Tensor:
+        """``W = -rate * direction``; may change `direction` in place.
+
+        Args:
+            direction: of ascent, ``[B, *point]``.
+            rate: what `rate` said, shaped to multiply the direction.
+        """
+        return direction * -rate

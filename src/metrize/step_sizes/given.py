@@ -14,5 +14,5 @@ from metrize.step_sizes.base import StepSize
 class Given(StepSize):
     """``W = -lr * direction``, with the learning rate of the parameter group."""
 
-    def velocity(self, direction: Tensor, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
-        return direction * (-hyper["lr"])
+    def rate(self, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> float | Tensor:
+        return hyper["lr"]

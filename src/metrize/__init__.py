@@ -1,10 +1,10 @@
 """metrize: PyTorch optimizers that give every tensor the geometry it deserves."""
 
-from metrize import rules
+from metrize import norms, rules, step_sizes
 from metrize.frames import Identity
 from metrize.memory import state_bytes
 from metrize.moments import Dense
-from metrize.named import SGD, Adam, AdamW, catalogue
+from metrize.named import SGD, Adam, AdamW, Lion, NormSGD, Prodigy, SignSGD, Signum, catalogue
 from metrize.optimizer import Optimizer
 from metrize.part import parse
 from metrize.recipe import Recipe
@@ -16,6 +16,8 @@ from metrize.spaces import (
     SpaceError,
     Sphere,
     Stiefel,
+    SymplecticGrassmann,
+    SymplecticStiefel,
     Vector,
     constrain,
     error_on_space,
@@ -34,21 +36,30 @@ __all__ = [
     "Given",
     "Grassmann",
     "Identity",
+    "Lion",
+    "NormSGD",
     "Optimizer",
     "Orthogonal",
+    "Prodigy",
     "Product",
     "Recipe",
+    "SignSGD",
+    "Signum",
     "Space",
     "SpaceError",
     "Sphere",
     "Stiefel",
+    "SymplecticGrassmann",
+    "SymplecticStiefel",
     "Vector",
     "catalogue",
     "constrain",
     "error_on_space",
+    "norms",
     "parse",
     "parse_space",
     "rules",
     "spaces_of",
     "state_bytes",
+    "step_sizes",
 ]

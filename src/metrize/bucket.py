@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metrize.decay import added, shrink_after_, shrink_before_
+from metrize.frames import FrameError
 from metrize.framing import Framing
 from metrize.groups import name_of
 from metrize.moments import Averages
@@ -150,7 +154,7 @@ class Stacked(Bucket):
             self.gradients = [_stack(self.gradients)]
 
     def statistics(self) -> Tensor | None:
-        if self.recipe.step_size.scope is None or not self.present:
+        if self.recipe.step_size.scope is None or not self.present or not self.params[0].numel():
             return None
         shares = [self._measure(*part) for part in self._parts()]
         return torch.stack(shares).sum(0)
@@ -200,8 +204,10 @@ class Stacked(Bucket):
         params = [real(self.params[i]) for i in members]
         stack = self._points(params, state)
         points = space.points(stack)
-        grad = self._descent(grad, stack)
         state["step"].add_(1)
+        if not stack.numel():
+            return
+        grad = self._descent(grad, stack)
         averages = Averages(self.recipe.moments, state, self._slots, self.recipe.frame.delay)
         framing = Framing(self.recipe.frame, space, self._batch, state, averages)
         looks = bool(averages.step[0] <= 0)
@@ -212,12 +218,15 @@ class Stacked(Bucket):
         if turn := space.turn(section):
             framing.turned(turn)
         coords = space.lift(points, space.points(grad), section)
-        framing.open(coords)
+        with self._telling(members):
+            framing.open(coords)
         if not looks:
-            velocity = self.recipe.step_size.velocity(self._direction(coords, averages, framing), rate)
+            gain = _per_member(self.recipe.rule.gain(averages.step, group), points)
+            velocity = self.recipe.step_size.velocity(self._direction(coords, averages, framing), rate * gain)
             space.move_(points, velocity, section, state)
             shrink_after_(decay, points, velocity, rate, space, group)
-        framing.close(coords)
+        with self._telling(members):
+            framing.close(coords)
         if float(group["lr"]) != 0:  # a step of length zero leaves every bit where it is
             space.polish_(points, state["step"], state)
         _scatter(stack, params)
@@ -234,10 +243,16 @@ class Stacked(Bucket):
 
     def _rate(self, stack: Tensor, points: Tensor, state: State) -> float | Tensor:
         """The length of the step: a number, or one for each member, shaped to multiply points."""
-        rate = self.recipe.step_size.rate(stack, state, self.group)
-        if not isinstance(rate, Tensor) or not rate.ndim:
-            return float(rate)
-        return rate.to(points).reshape(-1, *(1,) * (points.ndim - 1))
+        return _per_member(self.recipe.step_size.rate(stack, state, self.group), points)
+
+    @contextlib.contextmanager
+    def _telling(self, members: list[int]) -> Iterator[None]:
+        """Say of which parameter a frame found no basis."""
+        try:
+            yield
+        except FrameError as error:
+            at = self.indices[members[error.member // math.prod(self._batch)]]
+            raise FrameError(f"parameter {name_of(self.group, at)!r}: {error}", error.member) from None
 
     def _points(self, params: list[Tensor], state: State) -> Tensor:
         """``[B, *shape]`` in the dtype of the arithmetic: the parameters, or the masters of 16-bit ones."""
@@ -251,6 +266,13 @@ class Stacked(Bucket):
 
 def _stack(tensors: list[Tensor]) -> Tensor:
     return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+
+
+def _per_member(value: float | Tensor, points: Tensor) -> float | Tensor:
+    """A number, or one for each member, shaped to multiply points."""
+    if not isinstance(value, Tensor) or not value.ndim:
+        return float(value)
+    return value.to(points).reshape(-1, *(1,) * (points.ndim - 1))
 
 
 def _scatter(stack: Tensor, params: list[Tensor]) -> None:

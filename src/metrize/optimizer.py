@@ -19,8 +19,9 @@ from metrize.frames import Frame
 from metrize.framing import point_shape
 from metrize.groups import Params, name_of, named_members, newly_declared, settle, space_of
 from metrize.linalg import all_finite
-from metrize.part import Spec
+from metrize.part import Spec, parse
 from metrize.recipe import Recipe, parse_recipe
+from metrize.rules.steepest import Dualized
 from metrize.spaces import Space, SpaceError, declare
 from metrize.spaces.base import compute_dtype, parse_space
 from metrize.spaces.declare import check_point, declared_space, naming
@@ -47,7 +48,7 @@ class Optimizer(torch.optim.Optimizer):
     Args:
         params: a module, parameters, named parameters, or groups. A module's declared spaces (`metrize.constrain`) are
             honoured; so are those of bare parameters.
-        recipe: the five answers; a group may hold its own under ``"recipe"``.
+        recipe: the five answers; a group may hold its own under ``"recipe"``, or another ``"space"`` or ``"norm"``.
         lr: learning rate, a number or a 0-d tensor.
         weight_decay: per the recipe's convention.
         maximize: ascend instead.
@@ -103,7 +104,6 @@ class Optimizer(torch.optim.Optimizer):
         group["params"] = named_members(group["params"])
         recipe = _recipe_of(group, self.defaults)
         group["recipe"] = repr(recipe)
-        group.pop("space", None)
         # numbers this group's rule reads and the optimizer's own rule does not know
         group = {key: value for key, value in recipe.hyper().items() if key not in self.defaults} | group
         _check_numbers({**self.defaults, **group}, recipe)
@@ -352,13 +352,17 @@ def _apart(value: Any) -> Any:
 
 
 def _recipe_of(group: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
-    """The group's own recipe or the optimizer's, on the group's own space if it names one."""
-    recipe = group.get("recipe", defaults["recipe"])
+    """The group's own recipe or the optimizer's, on the group's own space and in its own norm if it names them."""
+    recipe = group.pop("recipe", defaults["recipe"])
     recipe = parse_recipe(recipe) if isinstance(recipe, str) else recipe
-    space = group.get("space")
-    if space is None:
+    space, norm = group.pop("space", None), group.pop("norm", None)
+    if space is not None:
+        recipe = recipe.replace(space=parse_space(space) if isinstance(space, str) else space)
+    if norm is None:
         return recipe
-    return recipe.replace(space=parse_space(space) if isinstance(space, str) else space)
+    if not isinstance(recipe.rule, Dualized):
+        raise TypeError(f"norm={norm!r} in a group whose rule is {recipe.rule}, which has its own; use Steepest or Lion")
+    return recipe.replace(rule=recipe.rule.replace(norm=parse(norm) if isinstance(norm, str) else norm))
 
 
 def _check_numbers(group: dict[str, Any], recipe: Recipe) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import io
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,6 +18,8 @@ from metrize import Dense, Stiefel
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "Adam": [{}, {"weight_decay": 0.1, "moments": Dense("bfloat16")}, {"second_moment": "scalar"}],
     "AdamW": [{"weight_decay": 0.1}],
+    "Prodigy": [{"lr": 1.0, "d0": 1e-3}, {"lr": 1.0, "d0": 1e-2, "weight_decay": 0.1, "decouple": False, "slice_p": 3}],
+    "NormSGD": [{"momentum": 0.9, "length": "full"}],
     "SGD": [
         {},
         {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
@@ -54,7 +57,15 @@ class Case:
         options = {"lr": 0.02, **dict(self.options), **more}
         if self.space != "vector" and options.get("weight_decay") and not isinstance(params, nn.Module):
             options["weight_decay"] = 0.0  # which would be told to be idle on a group of nothing but manifolds
+        if options.get("space", ...) is None:
+            del options["space"]  # some optimizers know vector spaces only
         return metrize.catalogue()[self.method](params, **options)
+
+    @property
+    def alone(self) -> bool:
+        """Whether a parameter is trained in the same way whatever the others do."""
+        recipe = self.optimizer([nn.Parameter(torch.eye(7, 3))]).recipes()[0]
+        return recipe.step_size.scope is None
 
     def start(self, seed: int = 0, **more: Any) -> tuple[Net, metrize.Optimizer]:
         model = self.model(seed)
@@ -69,7 +80,23 @@ def cases(spaces: Iterable[str] = ("vector", "stiefel"), dtypes: Iterable[str] =
         for options in VARIANTS.get(method, [{}])
         for space in spaces
         for dtype in dtypes
+        if _lives(method, options, space)
     ]
+
+
+@functools.cache
+def _lives_on(sentence: str, space: str) -> bool:
+    try:
+        metrize.parse(sentence).check(SPACES[space], torch.Size((7, 3)))
+    except metrize.SpaceError:
+        return False
+    return True
+
+
+def _lives(method: str, options: dict[str, Any], space: str) -> bool:
+    """Whether this method has an answer for matrices on that space; that it refuses others is tested elsewhere."""
+    made = metrize.catalogue()[method]([nn.Parameter(torch.eye(7, 3))], **options)
+    return SPACES[space] is None or _lives_on(made.param_groups[0]["recipe"], space)
 
 
 class Net(nn.Module):

@@ -1,9 +1,24 @@
 """Batched kernels on ``[..., rows, columns]``: pure tensor functions that know nothing of optimizers."""
 
 from metrize.linalg.finite import all_finite
+from metrize.linalg.orthogonalize import orthogonalize
 from metrize.linalg.phi import phi
 from metrize.linalg.polar import newton_schulz_polish, polar
+from metrize.linalg.polar_express import polar_express
 from metrize.linalg.products import addmm
 from metrize.linalg.signs import householder_signs
+from metrize.linalg.spectral_norm import spectral_norm
+from metrize.linalg.unit import unit
 
-__all__ = ["addmm", "all_finite", "householder_signs", "newton_schulz_polish", "phi", "polar"]
+__all__ = [
+    "addmm",
+    "all_finite",
+    "householder_signs",
+    "newton_schulz_polish",
+    "orthogonalize",
+    "phi",
+    "polar",
+    "polar_express",
+    "spectral_norm",
+    "unit",
+]

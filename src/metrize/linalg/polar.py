@@ -6,13 +6,17 @@ import torch
 from torch import Tensor
 
 
-def polar(x: Tensor) -> Tensor:
+def polar(x: Tensor, rtol: float | None = None) -> Tensor:
     """The orthogonal polar factor ``U V^T`` of ``X = U S V^T``, nearest to X in every unitarily invariant norm.
 
     Args:
-        x: ``[..., N, n]`` with N >= n, in float32 or float64.
+        x: ``[..., N, n]`` in float32 or float64.
+        rtol: drop the directions whose singular value is not above this share of the largest one. None keeps all and
+            so completes a matrix of less than full rank in some way.
     """
-    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    u, s, vh = torch.linalg.svd(x, full_matrices=False)
+    if rtol is not None:
+        u = u * (s > rtol * s[..., :1]).unsqueeze(-2)
     return u @ vh
 
 

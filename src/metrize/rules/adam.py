@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metrize.moments import Averages, Kind
+from metrize.norms import MaxEntry, Norm
 from metrize.part import Spec, choice
 from metrize.rules.base import Metric, Rule, number, per_point
 
@@ -24,17 +25,24 @@ class Adam(Rule):
         second_moment: ``"elementwise"``, or ``"scalar"``: one v for each point, the average of ``||g||^2 / dim`` in
             the metric of the space (as in arXiv:2002.01113, rescaled by the dimension so that both take the same
             learning rate). Under a transported section the scalar form does not depend on where that started.
-        bias_correction: False leaves out the divisions by ``1 - b^t``.
+        bias_correction: False leaves out the divisions by ``1 - b^t``. ``"step"`` does as well, and multiplies the step
+            by ``sqrt(1 - b2^t) / (1 - b1^t)`` once the frame was left: ``D = m / (sqrt(v) + eps)``, with an eps that is
+            not corrected, as in the papers' code of SOAP, GaLore and COAP.
 
     Raises:
         ValueError: an unknown option; betas or eps out of range.
     """
 
     second_moment: Literal["elementwise", "scalar"] = "elementwise"
-    bias_correction: bool = True
+    bias_correction: bool | Literal["step"] = True
 
     def __post_init__(self) -> None:
         choice(self, "second_moment", ("elementwise", "scalar"))
+        if self.bias_correction not in (True, False, "step"):
+            raise ValueError(f"Adam(bias_correction={self.bias_correction!r}): True, False or 'step'")
+
+    def in_norm(self) -> Norm:
+        return MaxEntry()
 
     def hyper(self) -> dict[str, Any]:
         return {"betas": (0.9, 0.999), "eps": 1e-8}
@@ -62,7 +70,7 @@ class Adam(Rule):
         else:
             exp_avg_sq = averages.update("exp_avg_sq", coords, beta2, 1 - beta2)
         denominator, bias1 = exp_avg_sq.sqrt(), torch.ones_like(averages.step)
-        if self.bias_correction:
+        if self.bias_correction is True:
             bias1, bias2 = 1 - beta1**averages.step, 1 - beta2**averages.step
             # (sqrt(v / bias2) + eps) bias1, with every factor that is one number for each parameter taken together
             denominator.mul_(per_point(bias1 / bias2.sqrt(), coords))
@@ -70,8 +78,14 @@ class Adam(Rule):
         eps = (per_point(bias1, coords) * hyper["eps"]).clamp(min=torch.finfo(coords.dtype).tiny)
         return torch.div(exp_avg, denominator.add_(eps))
 
+    def gain(self, step: Tensor, hyper: dict[str, Any]) -> float | Tensor:
+        if self.bias_correction != "step":
+            return 1.0
+        beta1, beta2 = (number(beta) for beta in hyper["betas"])
+        return (1 - beta2**step).sqrt() / (1 - beta1**step)
+
     def fusable(self, hyper: dict[str, Any]) -> bool:
-        return self.second_moment == "elementwise" and self.bias_correction
+        return self.second_moment == "elementwise" and self.bias_correction is True
 
     def fused(
         self,

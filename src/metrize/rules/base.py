@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metrize.moments import Averages, Kind
+from metrize.norms import Frobenius, Norm
 from metrize.part import Part, Spec
 
 
@@ -29,6 +30,10 @@ class Metric:
 @dataclasses.dataclass(frozen=True)
 class Rule(Part):
     """Turns coordinates of a gradient into a direction of ascent, keeping averages as it goes."""
+
+    def in_norm(self) -> Norm:
+        """The norm of a parameter in which this rule's steps are measured."""
+        return Frobenius()
 
     def hyper(self) -> dict[str, Any]:
         """The numbers of a parameter group that this rule reads, with their defaults."""
@@ -70,6 +75,15 @@ class Rule(Part):
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         """Update the averages with ``coords`` ``[B, *batch, *point]`` and return the direction, same shape."""
         raise NotImplementedError
+
+    def gain(self, step: Tensor, hyper: dict[str, Any]) -> float | Tensor:
+        """What the step is multiplied by once the frame was left, one number or ``[B]``; weight decay does not see it.
+
+        Args:
+            step: steps the rule has taken, this one included: ``[B]`` in float64.
+            hyper: numbers of the parameter group.
+        """
+        return 1.0
 
     def fusable(self, hyper: dict[str, Any]) -> bool:
         """Whether `fused` computes exactly this rule with the numbers of this group."""

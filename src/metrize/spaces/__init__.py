@@ -7,6 +7,8 @@ from metrize.spaces.orthogonal import Orthogonal
 from metrize.spaces.product import Product
 from metrize.spaces.sphere import Sphere
 from metrize.spaces.stiefel import Stiefel
+from metrize.spaces.symplectic_grassmann import SymplecticGrassmann
+from metrize.spaces.symplectic_stiefel import SymplecticStiefel
 from metrize.spaces.vector import Vector
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "SpaceError",
     "Sphere",
     "Stiefel",
+    "SymplecticGrassmann",
+    "SymplecticStiefel",
     "Vector",
     "constrain",
     "error_on_space",

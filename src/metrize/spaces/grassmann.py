@@ -52,8 +52,10 @@ class Grassmann(Orthonormal):
         return (rows - n) * n
 
     def lift(self, points: Tensor, grad: Tensor, section: Any) -> Tensor:
-        b = section.pull(grad)
-        return torch.cat([b.new_zeros(*b.shape[:-2], b.shape[-1], b.shape[-1]), b], -2)
+        coords, n = torch.empty_like(grad), grad.shape[-1]
+        coords[..., :n, :].zero_()
+        section.pull(grad, out=coords[..., n:, :])
+        return coords
 
     def sq_norm(self, coords: Tensor) -> Tensor:
         return coords[..., coords.shape[-1] :, :].square().sum((-2, -1))

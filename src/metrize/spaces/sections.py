@@ -13,6 +13,8 @@ from torch import Tensor
 
 from metrize.linalg import addmm, householder_signs
 
+_LEAST_PIVOT = 0.25  # below it `householder_signs` changes a sign
+
 
 @dataclasses.dataclass(frozen=True)
 class ClosedForm:
@@ -39,21 +41,25 @@ class ClosedForm:
     @classmethod
     def at(cls, y: Tensor, signs: Tensor) -> ClosedForm:
         """The section at orthonormal ``[..., N, n]``, with these signs ``[..., n]`` where they serve."""
-        changes = householder_signs(y[..., : y.shape[-1], :] * signs.unsqueeze(-2))
-        section = cls.with_signs(y, signs * changes)
+        kept, serve = cls.with_signs(y, signs)
+        if serve:
+            return kept
+        changes = householder_signs(kept.signed[..., : y.shape[-1], :])
         if y.device.type == "cpu" and not (changes < 0).any():  # elsewhere the question would wait for the device
-            return section
-        return dataclasses.replace(section, before=cls.with_signs(y, signs))
+            return kept
+        return dataclasses.replace(cls.with_signs(y, signs * changes)[0], before=kept)
 
     @classmethod
-    def with_signs(cls, y: Tensor, signs: Tensor) -> ClosedForm:
-        """The section at points ``[..., N, n]`` with just these signs."""
+    def with_signs(cls, y: Tensor, signs: Tensor) -> tuple[ClosedForm, bool]:
+        """The section at points ``[..., N, n]`` with just these signs, and whether the host saw that all serve."""
+        n, host = y.shape[-1], y.device.type == "cpu"
         # the host sees at a glance that nothing is to be done
-        plain = y.device.type == "cpu" and bool((signs > 0).all())
-        signed = y if plain else y * signs.unsqueeze(-2)
-        k = signed[..., : y.shape[-1], :].clone()
+        signed = y if host and bool((signs > 0).all()) else y * signs.unsqueeze(-2)
+        k = signed[..., :n, :].clone()
         k.diagonal(dim1=-2, dim2=-1).add_(1)
-        return cls(signs, signed, torch.linalg.inv_ex(k).inverse)
+        lu, rows, _ = torch.linalg.lu_factor_ex(k)
+        inverse = torch.linalg.lu_solve(lu, rows, torch.eye(n, dtype=y.dtype, device=y.device).expand_as(k))
+        return cls(signs, signed, inverse), host and _no_sign_changes(lu, rows)
 
     def turn(self, coords: Tensor) -> Tensor:
         """Coordinates ``[A; B]`` in terms of `before` -> the same tangent vector in terms of this section.
@@ -68,11 +74,12 @@ class ClosedForm:
         isometric = (sizes[1] - sizes[0]).abs() <= 1e-2 * sizes[0]
         return torch.cat([coords[..., :n, :], torch.where(isometric, new, old)], -2)
 
-    def pull(self, g: Tensor) -> Tensor:
-        """``Yp^T G``, ``[..., N - n, n]``."""
+    def pull(self, g: Tensor, out: Tensor | None = None) -> Tensor:
+        """``Yp^T G``, ``[..., N - n, n]``, written to `out` if given."""
         n = self.signed.shape[-1]
         inner = self.inverse @ addmm(g[..., :n, :], self.signed.mT, g)
-        return addmm(g[..., n:, :], self.signed[..., n:, :], inner, alpha=-1)
+        product = self.signed[..., n:, :] @ inner
+        return torch.sub(g[..., n:, :], product, out=product if out is None else out)
 
     def push(self, b: Tensor) -> Tensor:
         """``Yp B``, ``[..., N, n]``."""
@@ -84,15 +91,21 @@ class ClosedForm:
         return pushed
 
 
+def _no_sign_changes(lu: Tensor, rows: Tensor) -> bool:
+    """Whether elimination exchanged no rows, so that these are the pivots `householder_signs` looks at, all kept."""
+    in_order = torch.arange(1, lu.shape[-1] + 1, dtype=rows.dtype)
+    return bool((lu.diagonal(dim1=-2, dim2=-1) >= _LEAST_PIVOT).all()) and bool((rows == in_order).all())
+
+
 @dataclasses.dataclass(frozen=True)
 class Stored:
     """A complement that is kept as a matrix and follows the point."""
 
     complement: Tensor
 
-    def pull(self, g: Tensor) -> Tensor:
-        """``Yp^T G``, ``[..., N - n, n]``."""
-        return self.complement.mT @ g
+    def pull(self, g: Tensor, out: Tensor | None = None) -> Tensor:
+        """``Yp^T G``, ``[..., N - n, n]``, written to `out` if given."""
+        return torch.matmul(self.complement.mT, g, out=out)
 
     def push(self, b: Tensor) -> Tensor:
         """``Yp B``, ``[..., N, n]``."""

@@ -2,5 +2,6 @@
 
 from metrize.step_sizes.base import StepSize
 from metrize.step_sizes.given import Given
+from metrize.step_sizes.prodigy import Prodigy
 
-__all__ = ["Given", "StepSize"]
+__all__ = ["Given", "Prodigy", "StepSize"]

@@ -48,9 +48,7 @@ class StepSize(Part):
     def settle(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
         """Take in the sum of `measure` over the whole scope."""
 
-    def scaled(
-        self, coords: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def scaled(self, coords: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """The gradient and the numbers as the rule shall see them."""
         return coords, hyper
 

@@ -1,0 +1,173 @@
+"""What low-rank frames share: a basis of some dimensions of a tensor, and averages kept in its coordinates."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metrize.frames.base import Carry, Frame
+from metrize.frames.refresh import due, renewed
+from metrize.part import Spec, choice
+
+_DTYPES = ("bfloat16", "float32", "float64")
+
+
+class Subspace(Frame):
+    """A frame that keeps averages in a subspace: ``A = Q0^T G Q1``, with a basis Q for each projected dimension.
+
+    A subclass is a dataclass with the fields named here, and says which dimensions it projects (`ranks`) and how a basis
+    is made of a gradient (`find`). Tensors without such a dimension keep their own coordinates.
+    """
+
+    period: int
+    scale: float
+    carry: bool
+    stagger: bool
+    dtype: str | None
+
+    redraws: ClassVar[bool] = False
+    """Whether a basis is drawn with a seed of the parameter's own."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.period < 1:
+            raise ValueError(f"{name}(period={self.period}): steps between two refreshes, at least 1")
+        if not self.scale > 0:
+            raise ValueError(f"{name}(scale={self.scale}): a factor above 0")
+        if self.dtype is not None:
+            choice(self, "dtype", _DTYPES)
+
+    def ranks(self, shape: torch.Size) -> dict[int, int]:
+        """The projected dimensions of a tensor and their ranks; empty: this tensor keeps its own coordinates."""
+        raise NotImplementedError
+
+    def find(self, grad: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
+        """A basis ``[d, r]`` for each projected dimension.
+
+        Args:
+            grad: of one member, neither zero nor infinite.
+            state: of that member, the old basis and all.
+        """
+        raise NotImplementedError
+
+    def shape(self, shape: torch.Size) -> torch.Size:
+        kept = self.ranks(shape)
+        return torch.Size(kept.get(dim, size) for dim, size in enumerate(shape))
+
+    def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
+        kept = self.ranks(shape)
+        if not kept:
+            return {}
+        stored = dtype if self.dtype is None else getattr(torch, self.dtype)
+        counts = ["failures", *["phase"] * self.stagger, *["seed"] * self.redraws]
+        bases: Spec = {_key(dim): ((shape[dim], rank), stored) for dim, rank in kept.items()}
+        return bases | {key: ((), torch.int64) for key in counts}
+
+    def cost(self, shape: torch.Size) -> float:
+        return math.prod(shape) * sum(self.ranks(shape).values())
+
+    def open(self, coords: Tensor, state: dict[str, Tensor], carry: Carry) -> None:
+        if self.ranks(coords.shape[1:]):
+            members = due(state, self.period)
+            if members:
+                self.refresh(members, coords, state, carry)
+
+    def refresh(self, members: list[int], coords: Tensor, state: dict[str, Tensor], carry: Carry) -> None:
+        """Make the bases of these members anew, and take the averages along if wanted."""
+        before = {dim: basis[members] for dim, basis in self.bases(coords, state).items()}
+        for i in members:
+            row = {key: value[i] for key, value in state.items()}
+            found = renewed(functools.partial(self.find, state=row), coords[i], state["failures"][i], i)
+            for dim, basis in (found or {}).items():
+                row[_key(dim)].copy_(basis)
+        if self.carry:
+            after = self.bases(coords, state)
+            turns = {dim: basis.mT @ after[dim][members] for dim, basis in before.items()}
+            carry("linear", _of(members, lambda average: project(average, turns)))
+            carry("square", _of(members, lambda average: project(average.clamp(min=0).sqrt_(), turns).square_()))
+
+    def enter(self, coords: Tensor, state: dict[str, Tensor]) -> Tensor:
+        return project(coords, self.bases(coords, state))
+
+    def leave(self, direction: Tensor, state: dict[str, Tensor], coords: Tensor) -> Tensor:
+        bases = self.bases(coords, state)
+        if not bases:
+            return direction
+        return expand(direction if self.scale == 1 else direction * self.scale, bases)
+
+    def bases(self, coords: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
+        """The basis ``[B, d, r]`` of each projected dimension, in the dtype of the coordinates."""
+        return {dim: state[_key(dim)].to(coords.dtype) for dim in self.ranks(coords.shape[1:])}
+
+    def member_bases(self, grad: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
+        """As `bases`, ``[d, r]``, of one member."""
+        return {dim: state[_key(dim)].to(grad.dtype) for dim in self.ranks(grad.shape)}
+
+
+del Subspace.known["Subspace"]  # what frames share is no frame
+
+
+def matrix_sides(shape: torch.Size, rank: int, side: str) -> dict[int, int]:
+    """The dimensions that `side` means for a matrix, with their rank; none for other tensors or too large a rank.
+
+    Args:
+        shape: ``[m, n]``.
+        rank: at most ``min(m, n)``.
+        side: ``"std"`` the shorter side (columns, if m = n), ``"reverse_std"`` the other one, ``"left"`` the rows,
+            ``"right"`` the columns, ``"full"`` both.
+    """
+    if len(shape) != 2 or rank > min(shape):
+        return {}
+    shorter = 1 if shape[0] >= shape[1] else 0
+    dims = {"std": [shorter], "reverse_std": [1 - shorter], "left": [0], "right": [1], "full": [0, 1]}[side]
+    return dict.fromkeys(dims, rank)
+
+
+def project(coords: Tensor, bases: dict[int, Tensor]) -> Tensor:
+    """``Q^T`` applied to each projected dimension: ``[B, ..., d, ...]`` -> ``[B, ..., r, ...]``."""
+    for dim, basis in bases.items():
+        coords = along(coords, basis, dim)
+    return coords
+
+
+def expand(kept: Tensor, bases: dict[int, Tensor]) -> Tensor:
+    """``Q`` applied to each projected dimension: ``[B, ..., r, ...]`` -> ``[B, ..., d, ...]``."""
+    for dim, basis in reversed(bases.items()):
+        kept = along(kept, basis.mT, dim)
+    return kept
+
+
+def along(x: Tensor, matrix: Tensor, dim: int) -> Tensor:
+    """``matrix^T`` applied to one dimension of every member.
+
+    Args:
+        x: ``[B, *shape]``.
+        matrix: ``[B, shape[dim], k]``.
+        dim: of a member.
+    """
+    if dim == x.ndim - 2:
+        return x @ matrix
+    wide = x.flatten(dim + 2)
+    for _ in range(dim):
+        matrix = matrix.unsqueeze(1)
+    return (matrix.mT @ wide).unflatten(-1, x.shape[dim + 2 :])
+
+
+def _of(members: list[int], change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A change of these members alone, to the last bit."""
+
+    def changed(average: Tensor) -> Tensor:
+        average = average.clone()
+        average[members] = change(average[members])
+        return average
+
+    return changed
+
+
+def _key(dim: int) -> str:
+    return f"basis.{dim}"

@@ -1,0 +1,57 @@
+"""Products with one mode of a tensor ``[B, *shape]``: the axis counted by `mode`, from 0, in each member of the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mode_product(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
+    """``x ×_mode M``: every fibre of that mode multiplied by M.
+
+    Args:
+        x: ``[B, *shape]`` with ``shape[mode] = d``.
+        matrix: M, ``[B, e, d]``.
+        mode: which axis of the shape.
+    """
+    if mode == x.ndim - 2 and mode:
+        return (x.flatten(1, -2) @ matrix.mT).unflatten(1, x.shape[1:-1])
+    front = x.movedim(mode + 1, 1)
+    product = (matrix @ front.flatten(2)).unflatten(2, front.shape[2:]) if x.ndim > 2 else _vectors(matrix, x)
+    return product.movedim(1, mode + 1)
+
+
+def _vectors(matrix: Tensor, x: Tensor) -> Tensor:
+    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+
+def mode_gram_(factor: Tensor, x: Tensor, mode: int, decay: float, gain: float) -> None:
+    """``L <- decay L + gain U U^T`` in place, with U the unfolding of x along a mode: its fibres as columns.
+
+    Args:
+        factor: L, ``[B, d, d]``.
+        x: ``[B, *shape]`` with ``shape[mode] = d``.
+        mode: which axis of the shape.
+        decay: a number.
+        gain: a number.
+    """
+    if mode == x.ndim - 2 and mode:
+        rows = x.flatten(1, -2)
+        factor.baddbmm_(rows.mT, rows, beta=decay, alpha=gain)
+    else:
+        fibres = x.movedim(mode + 1, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(-1)
+        factor.baddbmm_(fibres, fibres.mT, beta=decay, alpha=gain)
+
+
+def merged(shape: torch.Size, limit: int) -> torch.Size:
+    """Neighbouring axes taken together, from left to right, as long as their product is at most `limit`.
+
+    Axes of size 1 vanish. ``merged((4, 3, 2, 2), 12) == (12, 4)``.
+    """
+    sizes: list[int] = []
+    for size in shape:
+        if sizes and sizes[-1] * size <= limit:
+            sizes[-1] *= size
+        elif size != 1:
+            sizes.append(size)
+    return torch.Size(sizes or [1])

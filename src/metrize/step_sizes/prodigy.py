@@ -1,0 +1,125 @@
+"""Prodigy's step size, in any norm."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from metrize.norms import MaxEntry, Norm
+from metrize.part import Spec, choice
+from metrize.step_sizes.base import StepSize
+
+
+@dataclasses.dataclass(frozen=True)
+class Prodigy(StepSize):
+    """Prodigy's estimate d of the distance to go (arXiv:2306.06101): the rate is ``d * lr``, and the rule sees ``d g``.
+
+    With ``q = d lr``: ``r <- b3 r + (d / d0) q <g, x0 - x>``, ``s <- b3 s + (d / d0) q g``, and d rises to
+    ``d_coef * r / ||s||_dual``: the escape velocity, that raises the step until the weights leave the region where the
+    loss is linear. Sums run over all parameters of the scope. Prodigy itself has the dual of `MaxEntry`, the l1 norm;
+    with the norm of a `Steepest` rule, such as `Spectral`, that rule needs no learning rate.
+
+    Args:
+        norm: whose dual measures s; the norm in which the steps are measured.
+        over: one d for ``"all"`` parameters, or one for each ``"group"``.
+        beta3: decay of r and s; None: the root of the group's second beta, or of 0.999 where it has none.
+        d0: the first estimate; small.
+        d_coef: factor on the estimate.
+        growth_rate: largest growth of d in one step, as a factor; None: unlimited.
+        safeguard_warmup: leave the learning rate out of s, for long warm-ups.
+        bias_correction: multiply the rate by Adam's ``sqrt(1 - b2^t) / (1 - b1^t)``.
+        slice_p: look at every p-th entry only, to save memory.
+
+    Raises:
+        ValueError: a number out of range.
+        SpaceError: (when used) a tensor that does not live in a vector space.
+    """
+
+    norm: Norm = dataclasses.field(default_factory=MaxEntry)
+    over: Literal["all", "group"] = "all"
+    beta3: float | None = None
+    d0: float = 1e-6
+    d_coef: float = 1.0
+    growth_rate: float | None = None
+    safeguard_warmup: bool = False
+    bias_correction: bool = False
+    slice_p: int = 1
+
+    flat_only: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        choice(self, "over", ("all", "group"))
+        if not self.d0 > 0 or not self.d_coef > 0:
+            raise ValueError(f"Prodigy(d0={self.d0}, d_coef={self.d_coef}): numbers above 0")
+        if self.growth_rate is not None and not self.growth_rate > 1:
+            raise ValueError(f"Prodigy(growth_rate={self.growth_rate}): a factor above 1, or None")
+        if self.slice_p < 1 or (self.slice_p > 1 and not isinstance(self.norm, MaxEntry)):
+            raise ValueError(f"Prodigy(slice_p={self.slice_p}): at least 1, and 1 unless the norm is MaxEntry()")
+
+    @property
+    def scope(self) -> str:
+        return self.over
+
+    def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
+        kept = tuple(shape) if self.slice_p == 1 else (math.ceil(math.prod(shape) / self.slice_p),)
+        numbers: Spec = {key: ((), torch.float64) for key in ("d", "d_last", "d_max", "d_numerator")}
+        return {"start": (kept, dtype), "grad_sum": (kept, dtype), **numbers}
+
+    def init_state(self, parameter: Tensor, state: dict[str, Tensor]) -> None:
+        state["start"].copy_(self._sliced(parameter))
+        for key in ("d", "d_last", "d_max"):
+            state[key].fill_(self.d0)
+
+    def measure(self, grad: Tensor, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
+        grad, points = self._sliced(grad), self._sliced(points)
+        d = state["d"]
+        weight = d / self.d0 * (d if self.safeguard_warmup else self._rate(d, state["step"] + 1, hyper))
+        state["grad_sum"].mul_(self._beta3(hyper)).add_(grad * _wide(weight, grad))
+        away = (grad * (state["start"] - points)).reshape(len(grad), -1).sum(1)
+        numerator = d / self.d0 * self._rate(d, state["step"] + 1, hyper) * away
+        return torch.stack([numerator.sum(), self.norm.dual_norm(state["grad_sum"]).double().sum()])
+
+    def settle(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
+        numerator, denominator = total.to(state["d"])
+        moved = denominator > 0  # no gradient at all says nothing
+        r = torch.where(moved, self._beta3(hyper) * state["d_numerator"] + numerator, state["d_numerator"])
+        estimate = torch.where(moved, self.d_coef * r / denominator, 0.0)
+        d = state["d"].clone()
+        raised = torch.where(d == self.d0, torch.maximum(d, estimate), d)
+        torch.maximum(state["d_max"], estimate, out=state["d_max"])
+        grown = state["d_max"] if self.growth_rate is None else state["d_max"].minimum(raised * self.growth_rate)
+        state["d_numerator"].copy_(r)
+        state["d_last"].copy_(d)
+        state["d"].copy_(torch.where(moved, grown, d))
+
+    def scaled(self, coords: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        scaled = coords * _wide(state["d_last"], coords)
+        return scaled, {**hyper, "eps": hyper["eps"] * state["d"][0].to(coords)} if "eps" in hyper else hyper
+
+    def rate(self, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
+        return self._rate(state["d_last"], state["step"], hyper)
+
+    def _rate(self, d: Tensor, step: Tensor, hyper: dict[str, Any]) -> Tensor:
+        """``d lr``, with Adam's bias correction if wanted; ``[B]``."""
+        rate = d * float(hyper["lr"])
+        if not self.bias_correction:
+            return rate
+        beta1, beta2 = (float(beta) for beta in hyper["betas"])
+        t = step.double().to(d.device)
+        return rate * (1 - beta2**t).sqrt() / (1 - beta1**t)
+
+    def _beta3(self, hyper: dict[str, Any]) -> float:
+        if self.beta3 is not None:
+            return self.beta3
+        return math.sqrt(float(hyper["betas"][1]) if "betas" in hyper else 0.999)
+
+    def _sliced(self, stack: Tensor) -> Tensor:
+        return stack if self.slice_p == 1 else stack.reshape(len(stack), -1)[:, :: self.slice_p]
+
+
+def _wide(value: Tensor, like: Tensor) -> Tensor:
+    return value.to(like).reshape(-1, *(1,) * (like.ndim - 1))

@@ -1,0 +1,52 @@
+"""How large weights and steps are, each in the norm its recipe assigns to it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metrize.groups import name_of
+from metrize.optimizer import Optimizer
+from metrize.recipe import parse_recipe
+from metrize.state import real
+
+
+class Sizes(NamedTuple):
+    """Norms of a weight and of its last step, 0-d tensors on the device of the weight.
+
+    Attributes:
+        weight: after the step.
+        update: of the difference that the step made, weight decay included.
+    """
+
+    weight: Tensor
+    update: Tensor
+
+
+@contextlib.contextmanager
+def measured(optimizer: Optimizer) -> Iterator[dict[str, Sizes]]:
+    """Measure the steps taken inside the ``with`` block, without asking the device for a single number.
+
+    The norm of a parameter is the one its rule descends in: `MaxEntry` for Adam, the norm of a `Steepest` rule for that
+    one. Weights that grow, or updates that shrink, in the output layer's norm are the first sign of a learning rate that
+    does not fit the width (arXiv:2510.03871). It costs a copy of the parameters.
+
+    Args:
+        optimizer: whose steps are measured.
+
+    Yields:
+        A dict that is empty in the block, and holds `Sizes` by the parameter's name behind it.
+    """
+    before = [[p.detach().clone() for p in group["params"]] for group in optimizer.param_groups]
+    sizes: dict[str, Sizes] = {}
+    yield sizes
+    for group, kept in zip(optimizer.param_groups, before, strict=True):
+        norm = parse_recipe(group["recipe"]).rule.in_norm()
+        for index, (p, old) in enumerate(zip(group["params"], kept, strict=True)):
+            with torch.no_grad():
+                pair = torch.stack([real(p.detach()), real(p.detach()) - real(old)])
+            sizes[name_of(group, index)] = Sizes(*norm.norm(pair).unbind())

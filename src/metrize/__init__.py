@@ -4,7 +4,7 @@ from metrize import norms, rules, step_sizes
 from metrize.frames import Identity
 from metrize.memory import state_bytes
 from metrize.moments import Dense
-from metrize.named import SGD, Adam, AdamW, Lion, NormSGD, Prodigy, SignSGD, Signum, catalogue
+from metrize.named import SGD, Adam, AdamW, Lion, ModularNorm, Muon, NormSGD, Prodigy, Scion, SignSGD, Signum, catalogue
 from metrize.optimizer import Optimizer
 from metrize.part import parse
 from metrize.recipe import Recipe
@@ -24,7 +24,9 @@ from metrize.spaces import (
     spaces_of,
 )
 from metrize.spaces.base import parse_space
+from metrize.spaces.clip import clip_lift_norm_
 from metrize.step_sizes import Given
+from metrize.telemetry import Sizes, measured
 
 __version__ = "0.1.0"
 
@@ -37,14 +39,18 @@ __all__ = [
     "Grassmann",
     "Identity",
     "Lion",
+    "ModularNorm",
+    "Muon",
     "NormSGD",
     "Optimizer",
     "Orthogonal",
     "Prodigy",
     "Product",
     "Recipe",
+    "Scion",
     "SignSGD",
     "Signum",
+    "Sizes",
     "Space",
     "SpaceError",
     "Sphere",
@@ -53,8 +59,10 @@ __all__ = [
     "SymplecticStiefel",
     "Vector",
     "catalogue",
+    "clip_lift_norm_",
     "constrain",
     "error_on_space",
+    "measured",
     "norms",
     "parse",
     "parse_space",

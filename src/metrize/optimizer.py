@@ -273,6 +273,7 @@ class Optimizer(torch.optim.Optimizer):
                 members.setdefault(key, (kind, recipe, space, group, []))[-1].append(index)
                 self._ensure_state(group, index, space, kind)
         self._stagger(known)
+        self._seed()
         return [
             kind(recipe, space, group, chosen, [self.state[group["params"][i]] for i in chosen])
             for kind, recipe, space, group, chosen in members.values()
@@ -293,6 +294,14 @@ class Optimizer(torch.optim.Optimizer):
                 if id(p) not in known:
                     self.state[p]["phase"].fill_(load.index(min(load)))
                 load[int(self.state[p]["phase"]) % frame.period] += members[p]
+
+    def _seed(self) -> None:
+        """Give each parameter random numbers of its own: a fresh seed is its place in the optimizer, counted from 1."""
+        members = (p for group in self.param_groups for p in group["params"])
+        for place, p in enumerate(members, start=1):
+            for key, seed in self.state.get(p, {}).items():
+                if key.rpartition(".")[2] == "seed" and not seed.any():
+                    seed.fill_(place)
 
     def _ensure_state(self, group: dict[str, Any], index: int, space: Space, kind: type[Bucket]) -> None:
         recipe = parse_recipe(group["recipe"])
@@ -323,7 +332,7 @@ def _agree(buckets: list[Bucket], exchange: Exchange) -> None:
         share = bucket.statistics()
         if share is not None:
             scope = bucket.recipe.step_size.scope
-            key = (bucket.recipe.step_size, id(bucket.group) if scope == "group" else None)
+            key = (type(bucket.recipe.step_size), id(bucket.group) if scope == "group" else None)
             totals[key] = totals[key] + share.to(totals[key].device) if key in totals else share
             scopes[id(bucket)] = key
     exchange.sum(list(totals.values()))

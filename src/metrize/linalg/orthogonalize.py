@@ -57,8 +57,8 @@ def orthogonalize(x: Tensor, accuracy: Accuracy = "tight", dtype: torch.dtype | 
     Args:
         x: ``[..., m, n]``, real.
         accuracy: see the table.
-        dtype: of the products. None: bfloat16 where the device multiplies it fast and the matrix is not small, float32
-            elsewhere. ``"exact"`` works in float32, or float64 where x is, whatever is asked for.
+        dtype: of the products. None: float64 where x is; else bfloat16 where the device multiplies it fast and the
+            matrix is not small, and float32 elsewhere. ``"exact"`` has no choice: float64 where x is, else float32.
 
     Returns:
         A new tensor shaped as x, in float32, or float64 where x is.
@@ -73,7 +73,7 @@ def orthogonalize(x: Tensor, accuracy: Accuracy = "tight", dtype: torch.dtype | 
         return polar(start, rtol=max(m, n) * torch.finfo(start.dtype).eps)
     flat = start.reshape(-1, m, n)
     rows = flat.mT if m > n else flat
-    products = rows.to(dtype or _fast_dtype(x.device, min(m, n)))
+    products = rows.to(dtype or _fast_dtype(start, min(m, n)))
     found = newton_schulz(products, _SCHEDULES[accuracy]()).to(start.dtype)
     return (found.mT if m > n else found).view(x.shape)
 
@@ -115,8 +115,9 @@ def _polynomial(gram: Tensor, coefficients: Coefficients) -> Tensor:
     return factor
 
 
-def _fast_dtype(device: torch.device, rows: int) -> torch.dtype:
-    return torch.bfloat16 if rows > _SMALL and _fast_bfloat16(device) else torch.float32
+def _fast_dtype(x: Tensor, rows: int) -> torch.dtype:
+    fast = x.dtype != torch.float64 and rows > _SMALL and _fast_bfloat16(x.device)
+    return torch.bfloat16 if fast else x.dtype
 
 
 @functools.lru_cache

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,6 +104,28 @@ class MatrixNorm(Norm):
 
 
 Part.known.pop("MatrixNorm")  # what norms of matrices share is no norm
+
+
+def check_eps(norm: Any) -> None:
+    """Refuse a negative ``eps``.
+
+    Raises:
+        ValueError: naming the norm and the value.
+    """
+    if not norm.eps >= 0:
+        raise ValueError(f"{type(norm).__name__}(eps={norm.eps}): a number of at least 0")
+
+
+def damped(direction: Tensor, length: Tensor, eps: float, entries: int) -> Tensor:
+    """Unit vectors, in place, as if `eps` had been added to the root mean square of their entries before the division.
+
+    Args:
+        direction: unit vectors.
+        length: of the vectors they came from, shaped to multiply them.
+        eps: 0 changes nothing.
+        entries: of one vector.
+    """
+    return direction.mul_(length / (length + eps * math.sqrt(entries))) if eps else direction
 
 
 def widened(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metrize.linalg import unit
-from metrize.norms.base import MatrixNorm
+from metrize.norms.base import MatrixNorm, check_eps, damped
 from metrize.part import choice
 
 
@@ -45,25 +45,28 @@ class ColumnNorm(MatrixNorm):
 
     Args:
         scale: ``"unit"``, or ``"rms"`` for columns of root mean square 1: f = sqrt(m) for m outputs (l1 -> RMS).
+        eps: added to the root mean square that a column is divided by; above 0, tiny gradients make shorter steps.
         layout: which matrices the parameter holds.
 
     Raises:
-        ValueError: an unknown scale.
+        ValueError: an unknown scale or a negative eps.
 
     Source: arXiv:2410.21265.
     """
 
     scale: Literal["unit", "rms"] = "unit"
+    eps: float = 0.0
 
     def __post_init__(self) -> None:
         choice(self, "scale", ("unit", "rms"))
+        check_eps(self)
 
     def factor(self, outputs: int, inputs: int, kernel: int) -> float:
         return math.sqrt(outputs) if self.scale == "rms" else 1.0
 
     def _dual(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
         direction, lengths = unit(matrices, -2)
-        return direction, lengths.sum((-2, -1))
+        return damped(direction, lengths, self.eps, matrices.shape[-2]), lengths.sum((-2, -1))
 
     def _norm(self, matrices: Tensor) -> Tensor:
         return unit(matrices, -2)[1].amax((-2, -1))
@@ -77,25 +80,28 @@ class RowNorm(MatrixNorm):
 
     Args:
         scale: ``"unit"``, or ``"rms"`` for n inputs measured by root mean square: f = 1 / sqrt(n) (RMS -> linf).
+        eps: added to the root mean square that a row is divided by; above 0, tiny gradients make shorter steps.
         layout: which matrices the parameter holds.
 
     Raises:
-        ValueError: an unknown scale.
+        ValueError: an unknown scale or a negative eps.
 
     Source: arXiv:2502.07529.
     """
 
     scale: Literal["unit", "rms"] = "unit"
+    eps: float = 0.0
 
     def __post_init__(self) -> None:
         choice(self, "scale", ("unit", "rms"))
+        check_eps(self)
 
     def factor(self, outputs: int, inputs: int, kernel: int) -> float:
         return 1 / math.sqrt(inputs) if self.scale == "rms" else 1.0
 
     def _dual(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
         direction, lengths = unit(matrices, -1)
-        return direction, lengths.sum((-2, -1))
+        return damped(direction, lengths, self.eps, matrices.shape[-1]), lengths.sum((-2, -1))
 
     def _norm(self, matrices: Tensor) -> Tensor:
         return unit(matrices, -1)[1].amax((-2, -1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metrize.linalg import unit
-from metrize.norms.base import Norm, widened
+from metrize.norms.base import Norm, check_eps, damped, widened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +53,24 @@ class RMS(Norm):
 
     For biases: the change of an output whose entries have size 1.
 
+    Args:
+        eps: added to the root mean square that the direction is divided by; above 0, tiny gradients make shorter steps.
+
+    Raises:
+        ValueError: a negative eps.
+
     Source: arXiv:2502.07529.
     """
 
+    eps: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_eps(self)
+
     def dual(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        direction, length = Frobenius().dual(x)
-        return direction.mul_(_root_size(x)), length * _root_size(x)
+        direction, length = unit(_flat(x), -1)
+        direction = damped(direction, length, self.eps, direction.shape[-1])
+        return direction.mul_(_root_size(x)).view(x.shape), length.squeeze(-1) * _root_size(x)
 
     def norm(self, x: Tensor) -> Tensor:
         return Frobenius().norm(x) / _root_size(x)

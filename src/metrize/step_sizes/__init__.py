@@ -1,7 +1,8 @@
 """How long a step is."""
 
 from metrize.step_sizes.base import StepSize
+from metrize.step_sizes.dual_norm import DualNorm
 from metrize.step_sizes.given import Given
 from metrize.step_sizes.prodigy import Prodigy
 
-__all__ = ["Given", "Prodigy", "StepSize"]
+__all__ = ["DualNorm", "Given", "Prodigy", "StepSize"]

@@ -66,7 +66,7 @@ class Prodigy(StepSize):
 
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
         kept = tuple(shape) if self.slice_p == 1 else (math.ceil(math.prod(shape) / self.slice_p),)
-        numbers: Spec = {key: ((), torch.float64) for key in ("d", "d_last", "d_max", "d_numerator")}
+        numbers: Spec = dict.fromkeys(("d", "d_last", "d_max", "d_numerator"), ((), torch.float64))
         return {"start": (kept, dtype), "grad_sum": (kept, dtype), **numbers}
 
     def init_state(self, parameter: Tensor, state: dict[str, Tensor]) -> None:

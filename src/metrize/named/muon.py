@@ -1,0 +1,72 @@
+"""Muon."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from metrize import rules
+from metrize.groups import Params
+from metrize.linalg.orthogonalize import Accuracy
+from metrize.named.by_role import by_role
+from metrize.norms import Layout, Spectral
+from metrize.optimizer import Optimizer
+from metrize.recipe import Recipe
+
+MATRICES = frozenset({"hidden", "conv", "recurrent", "expert", "bilinear", "low-rank"})
+"""Roles that Muon trains; embeddings, first and last layers, routers and vectors go to Adam."""
+
+
+class Muon(Optimizer):
+    """Momentum, orthogonalized (https://kellerjordan.github.io/posts/muon): steepest descent in the spectral norm.
+
+    ``m <- b m + (1 - b) g``, ``u = b m + (1 - b) g`` (or m), ``p <- (1 - lr weight_decay) p - lr f polar(u)``. Given a
+    module, hidden matrices take this step and everything else one of AdamW, as `metrize.plan` tells them apart; given
+    parameters, all of them must be matrices.
+
+    Args:
+        params: a module; or parameters that are matrices, named parameters or groups, which may have a ``layout``.
+        lr: length of the step of a matrix, in the units of `scale`.
+        momentum: b.
+        weight_decay: decoupled, with the learning rate as it is given.
+        nesterov: look ahead along the momentum.
+        scale: f; ``"muon"`` is ``sqrt(max(1, out / in))``; ``"adam"`` is ``0.2 sqrt(max(out, in))``, which takes
+            AdamW's learning rates (arXiv:2502.16982); ``"rms"`` keeps the learning rate constant over widths.
+        accuracy: of the orthogonalization, see `metrize.norms.Spectral`; ``"muon"`` is the polynomial of its authors.
+        rest: numbers of AdamW for everything else, over ``lr=3e-4, betas=(0.9, 0.95), eps=1e-10``.
+        options: ``maximize``, ``skip_nonfinite``.
+
+    Raises:
+        SpaceError: a parameter that is no matrix, by name.
+        ValueError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        *,
+        nesterov: bool = True,
+        scale: Literal["rms", "unit", "muon", "adam"] = "muon",
+        accuracy: Accuracy = "muon",
+        rest: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        recipe = self.recipe(Spectral(scale, accuracy))
+        adam = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, **(rest or {}), "recipe": Recipe(rule=rules.Adam())}
+        numbers: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        groups = by_role(params, lambda role: _matrix(role.layout, recipe) if role.kind in MATRICES else adam)
+        super().__init__(groups, recipe, lr=lr, **numbers, **options)
+
+    @staticmethod
+    def recipe(norm: Spectral = Spectral("muon", "muon")) -> Recipe:
+        """The five answers of this optimizer, about a matrix."""
+        return Recipe(rule=rules.Steepest(norm))
+
+
+def _matrix(layout: Layout, recipe: Recipe) -> dict[str, Any]:
+    norm = recipe.rule.norm
+    return {"recipe": recipe.replace(rule=recipe.rule.replace(norm=norm.replace(layout=layout)))}

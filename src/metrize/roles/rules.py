@@ -1,0 +1,115 @@
+"""From a role to a recipe, and from what a user writes to either."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from metrize.norms import Layout, SignHead, Spectral
+from metrize.part import Part, parse
+from metrize.recipe import Recipe
+from metrize.roles.role import KINDS, Role
+from metrize.rules import Adam, Rule, Steepest
+
+Answer = Recipe | Rule | Role | str | Mapping[str, Any] | None
+"""What a user may say about a parameter: a recipe, its rule alone, either as a sentence, the options of a parameter
+group such as ``{"recipe": ..., "radius": 2.0}``, the role it has, or None to leave it out."""
+
+_MATRIX = Recipe(rule=Steepest(norm=Spectral()))
+_SMALL = Recipe(rule=Adam())
+_NO_DECAY = {"weight_decay": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How a parameter is trained.
+
+    Args:
+        recipe: None leaves it out.
+        numbers: options of its parameter group beside the recipe.
+    """
+
+    recipe: Recipe | None
+    numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def read_by(self, layout: Layout) -> Choice:
+        """The same with every layout that was left open filled in."""
+        recipe = None if self.recipe is None else _filled(self.recipe, layout)
+        return dataclasses.replace(self, recipe=recipe)
+
+
+DEFAULTS: dict[str, Choice] = {
+    "hidden": Choice(_MATRIX),
+    "input": Choice(Recipe(rule=Steepest(norm=Spectral("muon")))),
+    "head": Choice(Recipe(rule=Steepest(norm=SignHead()))),
+    "tied": Choice(Recipe(rule=Steepest(norm=SignHead()))),
+    "embedding": Choice(_SMALL, _NO_DECAY),
+    "conv": Choice(_MATRIX),
+    "recurrent": Choice(_MATRIX),
+    "expert": Choice(_MATRIX),
+    "low-rank": Choice(_MATRIX),
+    "bilinear": Choice(_MATRIX),
+    "router": Choice(_SMALL, _NO_DECAY),
+    "gain": Choice(_SMALL, _NO_DECAY),
+    "bias": Choice(_SMALL, _NO_DECAY),
+    "scalar": Choice(_SMALL, _NO_DECAY),
+    "elementwise": Choice(_SMALL, _NO_DECAY),
+}
+"""What each role is trained with unless told otherwise. Matrices decay, if anything does; rows and vectors do not."""
+
+
+def table(roles: Mapping[str, Answer]) -> dict[str, Choice]:
+    """The defaults with a user's answers for some roles.
+
+    Raises:
+        ValueError: an unknown role, or an answer that is none.
+    """
+    for kind in roles:
+        if kind not in KINDS:
+            raise ValueError(f"roles={{{kind!r}: ...}}: a role is one of {', '.join(map(repr, KINDS))}")
+    answers = {kind: understood(answer) for kind, answer in roles.items()}
+    for kind, answer in answers.items():
+        if isinstance(answer, Role):
+            raise ValueError(f"roles={{{kind!r}: {answer}}}: a role is trained with a recipe and not with a role")
+    return DEFAULTS | {kind: answer for kind, answer in answers.items() if isinstance(answer, Choice)}
+
+
+def understood(answer: Answer) -> Choice | Role:
+    """What a user's answer means.
+
+    Raises:
+        ValueError: a sentence or a mapping that is no answer.
+        TypeError: anything else.
+    """
+    if answer is None:
+        return Choice(None)
+    if isinstance(answer, Mapping):
+        return _of_group(answer)
+    part: Part = parse(answer) if isinstance(answer, str) else answer
+    if isinstance(part, Rule):
+        part = Recipe(rule=part)
+    if isinstance(part, Role):
+        return part
+    if not isinstance(part, Recipe):
+        raise TypeError(f"{answer!r} is no recipe, no rule and no role")
+    return Choice(part)
+
+
+def _of_group(options: Mapping[str, Any]) -> Choice:
+    rest = {key: value for key, value in options.items() if key != "recipe"}
+    choice = understood(options["recipe"]) if "recipe" in options else None
+    if not isinstance(choice, Choice) or choice.recipe is None:
+        raise ValueError(f'{dict(options)!r}: the options of a group name its "recipe"')
+    return Choice(choice.recipe, rest)
+
+
+def _filled(part: Any, layout: Layout) -> Any:
+    changes = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Layout):
+            changes[field.name] = layout if value == Layout() else value
+        elif isinstance(value, Part):
+            changes[field.name] = _filled(value, layout)
+    return part.replace(**changes) if changes else part

@@ -1,0 +1,95 @@
+"""A plan as text."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from metrize.norms import Layout
+from metrize.part import Part
+from metrize.recipe import Recipe
+from metrize.roles.role import VECTORS
+
+if TYPE_CHECKING:
+    from metrize.roles.plan import Row
+
+COLUMNS = ("parameter", "", "shape", "role", "read as", "trained by", "why")
+"""Titles of `cells`."""
+
+
+def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """A line for each row; rows that differ in the numbers of their names alone share one.
+
+    The shared name has a ``*`` for every number and matches these rows and no others.
+    """
+    names = [row.name for row in rows]
+    folded: dict[Any, list[Row]] = {}
+    for row in rows:
+        folded.setdefault(_same(row), []).append(row)
+    lines = []
+    for row in rows:
+        alike, pattern = folded[_same(row)], _pattern(row.name)
+        if len(alike) == 1 or len(fnmatch.filter(names, pattern)) != len(alike):
+            lines.append(_line(row.name, [row]))
+        elif row is alike[0]:
+            lines.append(_line(pattern, alike))
+    return lines
+
+
+def _same(row: Row) -> tuple[Any, ...]:
+    """Equal for rows that share a line."""
+    reason = _pattern(row.role.reason)
+    return _pattern(row.name), row.shape, row.role, repr(row.recipe), repr(row.numbers), row.frozen, reason
+
+
+def written(rows: Sequence[Row], notes: Iterable[str], unused: Sequence[str]) -> str:
+    """The table and what is to be said about it, as plain text."""
+    lines = [COLUMNS, *cells(rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([*text, *remarks(notes, unused)])
+
+
+def remarks(notes: Iterable[str], unused: Sequence[str]) -> list[str]:
+    """What is to be said about a plan, a line each."""
+    told = [f"note: {note}" for note in notes]
+    return [*told, f"note: the example does not use {', '.join(unused)}"] if unused else told
+
+
+def _line(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    row = rows[0]
+    count = f"x{len(rows)}" if len(rows) > 1 else ""
+    shape = " x ".join(map(str, row.shape)) or "-"
+    layout = "" if row.role.kind in VECTORS else str(row.role.layout)[len("Layout(") : -1]
+    reason = _pattern(row.role.reason) if len(rows) > 1 else row.role.reason
+    return name, count, shape, row.role.kind, layout, _method(row), reason
+
+
+def _method(row: Row) -> str:
+    if row.recipe is None:
+        return "left out"
+    recipe = _unread(row.recipe)
+    text = str(recipe.rule) if recipe == Recipe(rule=recipe.rule) else str(recipe)
+    numbers = [
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.numbers.items()
+    ]
+    return ", ".join([text, *numbers, *(["frozen"] if row.frozen else [])])
+
+
+def _unread(part: Any) -> Any:
+    """Without layouts, which have a column of their own."""
+    values = {key: getattr(part, key) for key in part.__dataclass_fields__}
+    changes = {
+        key: Layout() if isinstance(value, Layout) else _unread(value)
+        for key, value in values.items()
+        if isinstance(value, Part)
+    }
+    return part.replace(**changes) if changes else part
+
+
+def _pattern(name: str) -> str:
+    """With a star for every component that is a number."""
+    return re.sub(r"(?<![^.\s])\d+(?=[.\s]|$)", "*", name)

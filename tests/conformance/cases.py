@@ -28,6 +28,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 """Options worth a run of their own; an optimizer of the catalogue that is not listed runs with its defaults."""
 
+WHOLE = {"Muon", "Scion"}
+"""They part a model into groups of their own; tests/rules/test_whole_models.py has what they promise."""
+
 SPACES = {
     "vector": None,
     "stiefel": Stiefel(),
@@ -77,6 +80,7 @@ def cases(spaces: Iterable[str] = ("vector", "stiefel"), dtypes: Iterable[str] =
     return [
         Case(method, tuple(options.items()), space, dtype)
         for method in metrize.catalogue()
+        if method not in WHOLE
         for options in VARIANTS.get(method, [{}])
         for space in spaces
         for dtype in dtypes

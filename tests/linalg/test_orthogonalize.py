@@ -233,6 +233,8 @@ def test_power_iteration_sees_every_direction():
         x = torch.full((70, 70), 0.0).fill_diagonal_(0.3)
         x[i, (7 * i) % 70] = 1.0
         assert spectral_norm(x) == pytest.approx(1.0, rel=0.1)
+    differences = torch.eye(20) - torch.eye(20).roll(1, 1)  # gives zero for a vector of ones
+    assert spectral_norm(differences) == pytest.approx(2.0, rel=0.1)
     assert spectral_norm(torch.zeros(4, 3)) == 0
 
 

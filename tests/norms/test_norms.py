@@ -115,6 +115,14 @@ def test_arithmetic_is_float32_at_least_and_leaves_the_input_alone(norm):
 
 
 @every_norm
+def test_half_of_the_answer_is_the_same_half(norm):
+    gradient = gauss(3, 6, 4)
+    direction, dual = norm.dual(gradient)
+    assert torch.equal(norm.direction(gradient), direction)
+    assert torch.equal(norm.dual_norm(gradient), dual)
+
+
+@every_norm
 def test_a_norm_is_a_sentence(norm):
     assert parse(repr(norm)) == norm == parse(str(norm))
 
@@ -168,6 +176,14 @@ def test_factors_of_the_spectral_norm():
         for shape, factor in zip((wide, tall), factors, strict=True):
             direction, _ = Spectral(scale, "exact").dual(gauss(1, *shape))
             assert torch.linalg.matrix_norm(direction, 2).item() == pytest.approx(factor)
+
+
+def test_a_head_in_the_sign_norm_moves_every_logit_by_one_at_most():
+    gradient = gauss(1, 5, 12)
+    direction, dual = SignHead().dual(gradient)
+    torch.testing.assert_close(direction, gradient.sign() / 12)
+    torch.testing.assert_close(dual, gradient.abs().sum((1, 2)) / 12)
+    torch.testing.assert_close(SignHead().norm(gradient), 12 * gradient.abs().amax((1, 2)))
 
 
 def test_entries_of_the_adam_scale_are_as_large_as_adams():

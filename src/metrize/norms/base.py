@@ -71,6 +71,10 @@ class MatrixNorm(Norm):
         direction = self.layout.assemble([direction for direction, _ in found], x)
         return direction, torch.stack([dual.reshape(len(x), -1).sum(1) for _, dual in found]).sum(0)
 
+    def direction(self, x: Tensor) -> Tensor:
+        pieces = self.layout.pieces(widened(x))
+        return self.layout.assemble([self._direction(p).mul_(self._factor_of(p, x)) for p in pieces], x)
+
     def norm(self, x: Tensor) -> Tensor:
         pieces = self.layout.pieces(widened(x))
         norms = [self._norm(piece).reshape(len(x), -1).amax(1) / self._factor_of(piece, x) for piece in pieces]
@@ -97,6 +101,10 @@ class MatrixNorm(Norm):
     def _dual(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
         """Plain direction (a new tensor) and dual norms ``[...]`` of ``[..., m, n]``."""
         raise NotImplementedError
+
+    def _direction(self, matrices: Tensor) -> Tensor:
+        """The direction of `_dual` alone."""
+        return self._dual(matrices)[0]
 
     def _norm(self, matrices: Tensor) -> Tensor:
         """Plain norms ``[...]`` of ``[..., m, n]``."""

@@ -62,8 +62,11 @@ class Spectral(MatrixNorm):
         return _SCALES[self.scale](outputs, channels, kernel)
 
     def _dual(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
-        direction = orthogonalize(matrices, self.accuracy)
+        direction = self._direction(matrices)
         return direction, (matrices * direction).sum((-2, -1))
+
+    def _direction(self, matrices: Tensor) -> Tensor:
+        return orthogonalize(matrices, self.accuracy)
 
     def _norm(self, matrices: Tensor) -> Tensor:
         return spectral_norm(matrices, exact=self.accuracy == "exact")

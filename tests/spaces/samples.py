@@ -2,7 +2,9 @@
 
 import torch
 
-from metrize import Grassmann, Orthogonal, Product, Sphere, Stiefel, Vector
+from metrize import Grassmann, Orthogonal, Product, Sphere, Stiefel, SymplecticGrassmann, SymplecticStiefel, Vector
+from metrize.linalg.symplectic import adjoint
+from metrize.spaces.symplectic import Symplectic
 
 CASES = {
     "stiefel": (Stiefel(), (8, 3)),
@@ -27,6 +29,16 @@ CASES = {
         (11, 8),
     ),
     "product by columns": (Product(Orthogonal(), 4, Sphere(axis=0), axis=1), (4, 7)),
+    "symplectic": (SymplecticStiefel(), (8, 4)),
+    "symplectic wide": (SymplecticStiefel(), (2, 4, 6)),
+    "symplectic square": (SymplecticStiefel(), (6, 6)),
+    "symplectic grassmann": (SymplecticGrassmann(), (8, 4)),
+    "symplectic full": (SymplecticStiefel(form="full"), (8, 4)),
+    "symplectic full wide": (SymplecticStiefel(form="full"), (2, 4, 6)),
+    "symplectic full square": (SymplecticStiefel(form="full"), (4, 4)),
+    "symplectic full lift": (SymplecticStiefel(form="full", coordinates="lift"), (8, 4)),
+    "symplectic grassmann full": (SymplecticGrassmann(form="full"), (8, 4)),
+    "symplectic grassmann full lift": (SymplecticGrassmann(form="full", coordinates="lift"), (2, 8, 2)),
     "vector": (Vector(), (4, 3)),
 }
 
@@ -41,6 +53,20 @@ def gaussian(shape, seed=0):
 
 def random_point(space, shape, seed=0, dtype=torch.float64):
     return space.random_(torch.empty(shape, dtype=dtype), generator(seed))
+
+
+def full(space):
+    """Whether a space holds every symplectic matrix, and so is neither compact nor a Riemannian homogeneous one."""
+    return isinstance(space, Symplectic) and space.form == "full"
+
+
+def some_point(space, shape, seed=0):
+    """A point like any other: a random one, and where those are special, one that a few steps led to."""
+    y = random_point(space, shape, seed)
+    for k in range(4 if full(space) else 0):
+        coords = lifted(space, y, gaussian(shape, 1000 * seed + k))
+        y = moved(space, y, 0.3 * coords / coords.norm())
+    return y
 
 
 def start(space, tensor):
@@ -106,11 +132,12 @@ def retracting(space, retraction):
     """The same space with another retraction."""
     if isinstance(space, Product):
         return space.replace(first=retracting(space.first, retraction), rest=retracting(space.rest, retraction))
-    return space if space.flat else space.replace(retraction=retraction)
+    return space if space.flat or isinstance(space, Symplectic) else space.replace(retraction=retraction)
 
 
-def exponential(y, tangent):
-    """``exp(Omega) Y`` in the full rotation group, ``Omega`` the skew matrix that has this tangent at Y."""
-    project = torch.eye(y.shape[-2], dtype=y.dtype) - y @ y.mT / 2
-    omega = project @ tangent @ y.mT
-    return torch.matrix_exp(omega - omega.mT) @ y
+def exponential(space, y, tangent):
+    """``exp(Omega) Y`` in the full group, Omega the matrix of its Lie algebra that has this tangent at Y."""
+    across = adjoint if isinstance(space, Symplectic) else lambda x: x.mT
+    half = torch.eye(y.shape[-2], dtype=y.dtype) - y @ across(y) / 2
+    omega = half @ tangent @ across(y)
+    return torch.matrix_exp(omega - across(omega)) @ y

@@ -5,6 +5,7 @@ import torch
 from samples import (
     CASES,
     exponential,
+    full,
     gaussian,
     generator,
     inner,
@@ -15,14 +16,25 @@ from samples import (
     push,
     random_point,
     retracting,
+    some_point,
+    start,
 )
 
 import metrize
-from metrize import Grassmann, Orthogonal, Sphere, Stiefel
+from metrize import Grassmann, Orthogonal, Sphere, Stiefel, SymplecticGrassmann, SymplecticStiefel
+from metrize.linalg.symplectic import adjoint
+from metrize.spaces.symplectic import Symplectic
 
 SEEDS = range(5)
 every_space = pytest.mark.parametrize(("space", "shape"), CASES.values(), ids=CASES)
 every_seed = pytest.mark.parametrize("seed", SEEDS)
+SUBSPACES = (Grassmann, SymplecticGrassmann)
+
+
+def these(holds):
+    """The spaces for which something holds."""
+    chosen = {name: case for name, case in CASES.items() if holds(case[0])}
+    return pytest.mark.parametrize(("space", "shape"), chosen.values(), ids=chosen)
 
 
 def small(x, bound):
@@ -41,7 +53,7 @@ def test_the_projection_lands_and_stays(space, shape, seed):
             assert (torch.linalg.det(matrices(piece, part)) > 0).all()
 
 
-@every_space
+@these(lambda space: not full(space))
 @every_seed
 def test_the_projection_is_the_nearest_point(space, shape, seed):
     x = gaussian(shape, seed)
@@ -55,13 +67,14 @@ def test_the_projection_is_the_nearest_point(space, shape, seed):
 @every_space
 @every_seed
 def test_the_lifted_gradient_is_tangent(space, shape, seed):
-    y = random_point(space, shape, seed)
+    y = some_point(space, shape, seed)
     tangent = push(space, y, lifted(space, y, gaussian(shape, seed + 50)))
     assert tangent.norm() > 0.1
     for (piece, part), (_, direction) in zip(pieces(space, y), pieces(space, tangent), strict=True):
         if not piece.flat:
-            a = matrices(piece, part).mT @ matrices(piece, direction)
-            small(a if isinstance(piece, Grassmann) else a + a.mT, 1e-11)
+            across = adjoint if isinstance(piece, Symplectic) else lambda x: x.mT
+            a = across(matrices(piece, part)) @ matrices(piece, direction)
+            small(a if isinstance(piece, SUBSPACES) else a + across(a), 1e-10)
 
 
 @every_space
@@ -69,7 +82,7 @@ def test_the_lifted_gradient_is_tangent(space, shape, seed):
 @pytest.mark.parametrize("retraction", ["cayley", "geodesic"])
 def test_the_retraction_follows_the_exponential(space, shape, seed, retraction):
     space = retracting(space, retraction)
-    y = random_point(space, shape, seed)
+    y = some_point(space, shape, seed)
     coords = lifted(space, y, gaussian(shape, seed + 50))
     coords = coords / inner(space, coords, coords).sqrt()
     tangent, gaps = push(space, y, coords), {}
@@ -78,34 +91,45 @@ def test_the_retraction_follows_the_exponential(space, shape, seed, retraction):
         for at, ((piece, part), (_, d), (_, end)) in enumerate(
             zip(pieces(space, y), pieces(space, tangent), ends, strict=True)
         ):
-            exact = part + h * d if piece.flat else exponential(matrices(piece, part), h * matrices(piece, d))
+            exact = part + h * d if piece.flat else exponential(piece, matrices(piece, part), h * matrices(piece, d))
             gaps[at, h] = (end - exact if piece.flat else matrices(piece, end) - exact).norm().item()
     for at, (piece, _) in enumerate(pieces(space, y)):
-        if retraction == "geodesic" or piece.flat:
+        if piece.flat or (retraction == "geodesic" and not isinstance(piece, Symplectic)):
             assert gaps[at, 0.2] < 1e-11
         else:  # equal to second order: they part at the third
             assert gaps[at, 0.2] / gaps[at, 0.1] == pytest.approx(8, rel=0.05)
 
 
+def metric(space, y, d, e):
+    """What the length of coordinates should say of two tangents."""
+    p, d, e = (matrices(space, x) if isinstance(space, (Stiefel, Symplectic)) else x for x in (y, d, e))
+    if full(space):  # one in which the section is orthonormal
+        section = start(space, y)[1].get("section", p[..., :0])
+        inside = ((adjoint(p) @ d) * (adjoint(p) @ e)).sum()
+        return inside / 2 + ((adjoint(section) @ d) * (adjoint(section) @ e)).sum()
+    whole = (d * e).sum()
+    if isinstance(space, (Stiefel, SymplecticStiefel)):  # the canonical metric tr(D^T (I - Y Y^T / 2) E)
+        whole -= ((p.mT @ d) * (p.mT @ e)).sum() / 2
+    return whole / 2 if isinstance(space, Symplectic) else whole  # Phi stands there twice
+
+
 @every_space
 @every_seed
 def test_lengths_and_angles_are_those_of_the_metric(space, shape, seed):
-    y = random_point(space, shape, seed)
+    y = some_point(space, shape, seed)
     coords = [lifted(space, y, gaussian(shape, seed + k)) for k in (50, 60)]
     tangents = [pieces(space, push(space, y, c)) for c in coords]
-    expected = 0.0
-    for (piece, part), (_, d), (_, e) in zip(pieces(space, y), *tangents, strict=True):
-        expected += (d * e).sum()
-        if isinstance(piece, Stiefel):  # the canonical metric tr(D^T (I - Y Y^T / 2) E)
-            p = matrices(piece, part)
-            expected -= ((p.mT @ matrices(piece, d)) * (p.mT @ matrices(piece, e))).sum() / 2
-    torch.testing.assert_close(inner(space, *coords), expected, rtol=0, atol=1e-10)
+    parts = zip(pieces(space, y), *tangents, strict=True)
+    expected = sum(metric(piece, part, d, e) for (piece, part), (_, d), (_, e) in parts)
+    torch.testing.assert_close(inner(space, *coords), expected, rtol=1e-10, atol=1e-10)
+    assert (space.sq_norm(coords[0]) > 0).all()
+    torch.testing.assert_close(inner(space, *coords), inner(space, *coords[::-1]), rtol=0, atol=1e-12)
 
 
-@every_space
+@these(lambda space: not full(space) or space.coordinates == "derivative")
 @every_seed
 def test_the_lift_is_the_gradient_in_that_metric(space, shape, seed):
-    y = random_point(space, shape, seed).requires_grad_()
+    y = some_point(space, shape, seed).requires_grad_()
     weights = gaussian(shape, seed + 50)
     (grad,) = torch.autograd.grad((weights * y).sin().sum() + (weights * y).sum() ** 2, y)
     direction = lifted(space, y.detach(), gaussian(shape, seed + 60))
@@ -115,7 +139,7 @@ def test_the_lift_is_the_gradient_in_that_metric(space, shape, seed):
 
 @every_space
 def test_the_dimension_is_the_rank_of_the_lift(space, shape):
-    y = random_point(space, shape)
+    y = some_point(space, shape)
     units = torch.eye(y.numel(), dtype=y.dtype).view(-1, *shape)
     basis = torch.stack([lifted(space, y, unit).flatten() for unit in units])
     points = torch.Size(space.batch_shape(y.shape)).numel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -144,7 +145,7 @@ class Symplectic(Space, abstract=True):
         """The space of Phi."""
         raise NotImplementedError
 
-    @property
+    @functools.cached_property
     def _geometry(self) -> Paired | Full:
         if self.form == "orthosymplectic":
             return Paired(self._twin())

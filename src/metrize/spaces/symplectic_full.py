@@ -60,7 +60,7 @@ class Full:
         coordinates: of a gradient: ``"derivative"`` or ``"lift"``.
         max_step: longest velocity, in ``sqrt(||a||^2 / 2 + ||b||^2)``.
         max_condition: largest condition number of L.
-        polish_every: steps between two Newton steps, and between two looks at the complement.
+        polish_every: steps between two Newton steps, and between two renewals of the complement.
     """
 
     twin: Orthonormal
@@ -89,18 +89,17 @@ class Full:
     def section_at(self, points: Tensor, state: dict[str, Tensor]) -> Section:
         """The kept complement, renewed at every polish: the nearest one of the least norm there is for its point.
 
-        What is transported around a loop comes back changed, and on this group such changes grow: the condition number
-        of ``[U, Up]`` went from 30 to 700 in 2,000 steps of Adam, and the loss fell more slowly.
+        What is transported around a loop comes back changed, and on a group that is not compact such changes grow:
+        sections that were only transported became ill-conditioned at points that were not.
         """
         if "section" not in state:
             return Section(points[..., :0])
         kept, due = state["section"], self._due(state["step"])
         if not due.any():
             return Section(kept)
-        before, renewed = kept[due], symplectic_complement(points[due], kept[due])
+        before, kept[due] = kept.clone(), self._renewed(points[due], kept[due])
         change = torch.eye(kept.shape[-1], dtype=kept.dtype, device=kept.device).repeat(*kept.shape[:-2], 1, 1)
-        change[due] = adjoint(renewed) @ before
-        kept[due] = renewed
+        change[due] = adjoint(kept[due]) @ before[due]
         return Section(kept, change)
 
     def turn(self, section: Section) -> Callable[[Tensor], Tensor] | None:
@@ -128,9 +127,13 @@ class Full:
         # the Cayley transform of `Stiefel` with T read as +; a and b enter by a / 2 - b^+ b / 4 alone
         increment, drag = cayley(points, section.complement @ b, a - b_adjoint @ b / 2, None)
         now, moves = [points, section.complement], [increment, -(drag() @ b_adjoint)]
-        taken = self._taken(now, moves, state["refused_steps"])
+        verdict = self._worse(now, [part + move for part, move in zip(now, moves, strict=True)])
+        if verdict is not None:
+            refused, seen = verdict
+            self._count(refused, seen, state["refused_steps"])
+            moves = [torch.where(refused[..., None, None], 0, move) for move in moves]
         for part, move in zip(now, moves, strict=True):
-            part.add_(move if taken is None else torch.where(taken[..., None, None], move, 0))
+            part.add_(move)
 
     def shrink_(self, points: Tensor, factor: float | Tensor) -> None:
         """Nothing, and a warning: a multiple of a symplectic matrix is not symplectic."""
@@ -171,24 +174,34 @@ class Full:
     def _due(self, steps: Tensor) -> Tensor:
         return steps % self.polish_every == 0 if self.polish_every else torch.zeros_like(steps, dtype=torch.bool)
 
+    def _renewed(self, u: Tensor, kept: Tensor) -> Tensor:
+        """The nearest complement of least Frobenius norm, but where the limit, of another norm, would be broken."""
+        fresh = symplectic_complement(u, kept)
+        verdict = self._worse([u, kept], [u, fresh])
+        return fresh if verdict is None else torch.where(verdict[0][..., None, None], kept, fresh)
+
     def _shortened(self, velocity: Tensor) -> Tensor:
         length = self.sq_norm(velocity).sqrt()[..., None, None]
         return velocity * (self.max_step / length).clamp(max=1)
 
-    def _taken(self, now: list[Tensor], moves: list[Tensor], refused_steps: Tensor) -> Tensor | None:
-        """Which points may move, ``[B, *batch]``; None if all. The others are counted, and told of the first time."""
-        after = [part + move for part, move in zip(now, moves, strict=True)]
-        refused = condition_bound(after) > self.max_condition
-        if not refused.any():
+    def _worse(self, now: list[Tensor], after: list[Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Which sections ``[B, *batch]`` are conditioned worse than allowed and than now, and how; None: no suspect."""
+        seen = condition_bound(after)
+        suspect = seen > self.max_condition
+        if not suspect.any():
             return None
         # only now the exact numbers, for singular values are costly
-        was, seen = (condition([part[refused] for part in parts]) for parts in (now, after))
-        worse = (seen > self.max_condition) & (seen > was)
-        if (first := worse & (refused_steps[refused] == 0)).any():
-            warnings.warn(self._refusal(seen[first]), RuntimeWarning, stacklevel=2)
-        refused[refused.clone()] = worse
+        was, seen[suspect] = (condition([part[suspect] for part in parts]) for parts in (now, after))
+        worse = suspect.clone()
+        worse[suspect] = (seen[suspect] > self.max_condition) & (seen[suspect] > was)
+        return worse, seen
+
+    def _count(self, refused: Tensor, seen: Tensor, refused_steps: Tensor) -> None:
+        """Count refused steps, and tell of the first of each matrix."""
+        first = refused & (refused_steps == 0)
         refused_steps.add_(refused)
-        return ~refused
+        if first.any():
+            warnings.warn(self._refusal(seen[first]), RuntimeWarning, stacklevel=2)
 
     def _refusal(self, seen: Tensor) -> str:
         return (

@@ -27,7 +27,7 @@ class SymplecticGrassmann(Symplectic):
         coordinates: as for `SymplecticStiefel`.
         max_step: as for `SymplecticStiefel`.
         max_condition: as for `SymplecticStiefel`.
-        polish_every: steps between two Newton steps that remove rounding; 0 never polishes.
+        polish_every: as for `SymplecticStiefel`.
 
     Raises:
         ValueError: an unknown option, a number out of range, or an option of the full form without it.

@@ -29,7 +29,8 @@ class SymplecticStiefel(Symplectic):
             ``sqrt(2)`` the Cayley transform always exists.
         max_condition: full form: a step that would take the condition number of ``[U, Up]`` beyond this, and make it
             worse, is not taken; it is counted in the state's ``refused_steps``.
-        polish_every: steps between two Newton steps that remove rounding; 0 never polishes.
+        polish_every: steps between two Newton steps that remove rounding, and in the full form between two renewals of
+            Up, of least norm for its point; 0 never does either.
 
     Raises:
         ValueError: an unknown option, a number out of range, or an option of the full form without it.

@@ -73,7 +73,7 @@ def final_table(base: RunConfig, swept: dict[str, list[Run]]) -> list[str]:
         errors = [s.space_error for s in own if s.space_error is not None]
         lines.append(
             f"| {sentence} | {method.lr:g} | {mean_sd([s.final_train_loss for s in own])} | "
-            f"{mean_sd([s.final_eval_loss for s in own])} | {mean_sd([s.final_eval_accuracy for s in own])} | "
+            f"{mean_sd([s.final_eval_loss for s in own])} | {mean_sd([s.figures['accuracy'] for s in own])} | "
             f"{statistics.median(s.ms_per_step for s in own):.0f} | "
             f"{statistics.median(s.optimizer_ms_per_step for s in own):.1f} | "
             f"{f'{max(errors):.1e}' if errors else '-'} |"

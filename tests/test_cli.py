@@ -21,6 +21,8 @@ from metrize.lab.config import RunConfig
 from metrize.lab.data import mnist
 from metrize.lab.events import Began, Evaluated, Event, Stepped
 from metrize.lab.runs import Comparison
+from metrize.lab.tasks import TASKS
+from metrize.lab.tasks.classification import PAPER
 
 TINY = ["--task=text", "--steps=6", "--batch-size=4", "--eval-every=2", "--lr=0.01"]
 TINY += [word for key in ("width=16", "layers=1", "heads=2", "context=16") for word in ("--model", key)]
@@ -74,12 +76,18 @@ def test_list_shows_the_catalogue(capsys: Output) -> None:
     text = capsys.readouterr().out
     assert all(name in text for name in metrize.catalogue())
     assert "step size" in text
+    assert all(name in text for name in TASKS)
+    assert "SymplecticStiefel()" in text
 
 
-def test_list_as_json_is_the_recipes_and_nothing_else(capsys: Output) -> None:
+def test_list_as_json_is_recipes_and_tasks_and_nothing_else(capsys: Output) -> None:
     assert main(["list", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
+    listed, tasks = output["optimizers"], output["tasks"]
     assert list(listed) == list(metrize.catalogue())
+    assert list(tasks) == list(TASKS)
+    assert (tasks["digits"]["space"], tasks["sequence"]["space"]) == (None, "Orthogonal()")
+    assert tasks["digits"]["figures"] == "accuracy"
     recipe = metrize.Adam.recipe()
     assert listed["Adam"]["space"] is None
     assert listed["Adam"]["rule"] == str(recipe.rule)
@@ -120,6 +128,24 @@ def test_without_options_a_run_is_the_default_one(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(trainer, "train", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
     main(["train"])
     assert seen == [RunConfig()]
+
+
+def test_the_task_may_come_first_and_brings_its_space(capsys: Output) -> None:
+    words = ["--steps", "3", "--eval-every", "0", "--batch-size", "16", "--model", "hidden=8", "--model", "by=row"]
+    assert main(["train", "sequence", *words]) == 0
+    assert main(["train", "--task", "sequence", *words, "--space", "none"]) == 0
+    folders = [Path("runs/sequence-adam-on-orthogonal-seed0"), Path("runs/sequence-adam-seed0")]
+    assert [RunConfig.load(folder).space for folder in folders] == ["Orthogonal()", None]
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_compare_takes_the_task_s_methods_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_module, "check", lambda configs: None)
+    monkeypatch.setattr(compare_module, "train", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["compare", "subspace"]) == 130
+    setting = RunConfig("subspace")
+    methods = [compare_module.parse_method(sentence, setting) for sentence in TASKS["subspace"].methods]
+    assert Comparison.load(Path("runs/subspace-comparison")).methods == methods
 
 
 def test_train_prints_its_figures_and_draws_its_report(tiny: list[str], capsys: Output) -> None:
@@ -166,7 +192,7 @@ def test_compare_takes_the_four_of_the_paper_by_default(monkeypatch: pytest.Monk
     monkeypatch.setattr(compare_module, "check", seen.extend)
     monkeypatch.setattr(compare_module, "train", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(["compare", "--seeds", "3"]) == 130
-    assert seen == [compare_module.parse_method(sentence, RunConfig()) for sentence in compare_module.PAPER]
+    assert seen == [compare_module.parse_method(sentence, RunConfig()) for sentence in PAPER]
     assert Comparison.load(Path("runs/digits-comparison")).seeds == 3
 
 
@@ -194,6 +220,8 @@ def test_data_mnist_says_where_the_files_are(capsys: Output, monkeypatch: pytest
         ("train --seeds 2", "--seeds"),
         ("train --optimizer Adma", "did you mean"),
         ("train --task digit", "did you mean"),
+        ("train digit", "did you mean"),
+        ("compare wive", "did you mean"),
         ("train --space Ball()", "Ball"),
         ("train --option momentum", "name=value"),
         ("train --option momentm=0.5", "momentm"),
@@ -252,7 +280,7 @@ def feed(names: list[str]) -> None:
         for name in names:
             events: list[Event] = [Began(Path(name), "Adam", first_step=5, steps=25, parameters=10)]
             events += [Stepped(step, step / 10, 0.5) for step in range(6, 26)]
-            for event in [*events, Evaluated(25, 2.5, 0.25, 0.9)]:
+            for event in [*events, Evaluated(25, 2.5, 0.25, {"accuracy": 0.9})]:
                 watch(event)
 
 

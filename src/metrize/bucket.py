@@ -50,6 +50,7 @@ class Bucket:
 
     def __post_init__(self) -> None:
         self.params: list[Tensor] = [self.group["params"][i] for i in self.indices]
+        self.only: int | None = None  # the one member whose gradient counts, for steps inside of backward
         self.present: list[int] = []
         self.gradients: list[Tensor] = []
         # wrappers may keep things of their own in the same dicts
@@ -70,7 +71,7 @@ class Bucket:
         self.present, self.gradients = [], []
         for i, p in enumerate(self.params):
             grad = p.grad
-            if grad is not None:
+            if grad is not None and self.only in (None, i):
                 if grad.layout != torch.strided:
                     raise TypeError(_sparse(name_of(self.group, self.indices[i]), grad))
                 self.present.append(i)
@@ -136,7 +137,8 @@ class Stacked(Bucket):
         self._master = keeps_master(self.space, self.params[0])
         shape = real(self.params[0]).shape
         self._batch = self.space.batch_shape(shape)
-        self._metric = Metric(self.space.sq_norm, max(1, self.space.dim(shape)))  # of an empty tensor it is 0
+        free = math.prod(self.recipe.frame.shape(shape)) if self.space.flat else self.space.dim(shape)
+        self._metric = Metric(self.space.sq_norm, max(1, free))  # of an empty tensor it is 0
         self._slots = slots(self.recipe, self.space, shape, self._dtype, self.group)
         self._stack = {key: stacked(self.states, key) for key in self.keys}
         self._versions: list[int] = []
@@ -216,7 +218,7 @@ class Stacked(Bucket):
             shrink_before_(decay, points, rate, space, group)
         section = space.section_at(points, state)
         if turn := space.turn(section):
-            framing.turned(turn)
+            framing.turned(turn, points)
         coords = space.lift(points, space.points(grad), section)
         with self._telling(members):
             framing.open(coords)
@@ -225,11 +227,11 @@ class Stacked(Bucket):
             velocity = self.recipe.step_size.velocity(self._direction(coords, averages, framing), rate * gain)
             space.move_(points, velocity, section, state)
             shrink_after_(decay, points, velocity, rate, space, group)
-        with self._telling(members):
-            framing.close(coords)
         if float(group["lr"]) != 0:  # a step of length zero leaves every bit where it is
             space.polish_(points, state["step"], state)
         _scatter(stack, params)
+        with self._telling(members):  # last, so that a basis that cannot be renewed leaves a finished step
+            framing.close(coords)
 
     def _descent(self, grad: Tensor, stack: Tensor) -> Tensor:
         """The gradient of what is to be made small, in the dtype of the arithmetic."""

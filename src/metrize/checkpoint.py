@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metrize.groups import name_of
+from metrize.state import on_host
 
 if TYPE_CHECKING:
     from metrize.optimizer import Optimizer
@@ -61,8 +62,8 @@ def _own(key: str, value: Any, parameter: Tensor) -> Any:
         return torch.tensor(float(value))
     if not isinstance(value, Tensor):
         return value
-    # a saved count may lie on the host or beside the parameter; either serves
-    return value.clone() if key == "step" and value.device.type == "cpu" else value.to(parameter.device, copy=True)
+    # a saved count of steps may lie on the host or beside the parameter; either serves
+    return value.clone() if on_host(key) and value.device.type == "cpu" else value.to(parameter.device, copy=True)
 
 
 def _check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:

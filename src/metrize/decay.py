@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metrize.spaces import Space
 
-Decay = Literal["decoupled", "l2", "after", "independent", "cautious", "constrained"]
+Decay = Literal["decoupled", "l2", "after", "independent", "cautious", "constrained", "given"]
 DECAYS: tuple[str, ...] = get_args(Decay)
 
 
@@ -64,4 +64,4 @@ def _share(convention: Decay, rate: float | Tensor, group: dict[str, Any]) -> fl
         lr = float(group["lr"])
         peak = float(group.get("initial_lr", lr))
         return decay * (lr / peak if peak else 1.0)
-    return rate * decay
+    return (float(group["lr"]) if convention == "given" else rate) * decay

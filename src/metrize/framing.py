@@ -72,9 +72,19 @@ class Framing:
         if not self.idle:
             self.frame.close(self._points(coords), self._state, self._carry)
 
-    def turned(self, turn: Callable[[Tensor], Tensor]) -> None:
-        """See `Frame.turned`."""
-        self.frame.turned(turn, self._state, self._carry if not self.idle else self.averages.turn)
+    def turned(self, turn: Callable[[Tensor], Tensor], like: Tensor) -> None:
+        """See `Frame.turned`; `turn` is of whole coordinates, of the shape of `like`."""
+        if self.idle:
+            self.averages.turn("linear", turn)
+            return
+
+        def within(part: Tensor) -> Tensor:
+            whole = torch.zeros_like(like)
+            framed = self.space.framed(whole)
+            framed.copy_(part.view(framed.shape))
+            return self._points(turn(whole))
+
+        self.frame.turned(within, self._points(like).shape[1:], self._state, self._carry)
 
     def _carry(self, kind: Kind, turn: Callable[[Tensor], Tensor]) -> None:
         self.averages.turn(kind, lambda average: self._within(average, turn))

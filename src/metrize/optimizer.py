@@ -26,6 +26,7 @@ from metrize.spaces import Space, SpaceError, declare
 from metrize.spaces.base import compute_dtype, parse_space
 from metrize.spaces.declare import check_point, declared_space, naming
 from metrize.state import new_state, real, state_spec
+from metrize.streamed import Streamed, streamable
 
 
 def _trains(p: Tensor) -> bool:
@@ -133,7 +134,7 @@ class Optimizer(torch.optim.Optimizer):
         probe = not self.state and self._is_probe()
         self.init_state()
         if not probe:
-            self._run(self._buckets or [])
+            self._run(self.buckets)
         return loss
 
     @torch.no_grad()
@@ -150,6 +151,11 @@ class Optimizer(torch.optim.Optimizer):
             self._forget_orphans()
             self._buckets = self._build()
             self._signature = self._sign()
+
+    @property
+    def buckets(self) -> list[Bucket]:
+        """The parameters as they are stepped together, as of the last `init_state`."""
+        return self._buckets or []
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint, every tensor in its own dtype.
@@ -268,7 +274,7 @@ class Optimizer(torch.optim.Optimizer):
                 if not _trains(p):
                     continue
                 space = space_of(group, index, recipe)
-                kind = Fused if _fusable(recipe, space, p, group) else Stacked
+                kind = _kind(recipe, space, p, group)
                 key = (at, kind, space, p.dtype, p.device, *_alone(kind, p, index))
                 members.setdefault(key, (kind, recipe, space, group, []))[-1].append(index)
                 self._ensure_state(group, index, space, kind)
@@ -339,6 +345,12 @@ def _agree(buckets: list[Bucket], exchange: Exchange) -> None:
     for bucket in buckets:
         if id(bucket) in scopes:
             bucket.settle(totals[scopes[id(bucket)]])
+
+
+def _kind(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> type[Bucket]:
+    if _fusable(recipe, space, p, group):
+        return Fused
+    return Streamed if streamable(recipe, space, p, group) else Stacked
 
 
 def _fusable(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> bool:

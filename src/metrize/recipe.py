@@ -26,7 +26,8 @@ class Recipe(Part):
         moments: how they are stored.
         rule: how averages and a norm make a direction.
         step_size: how long the step is.
-        decay: ``"decoupled"`` shrinks the parameter by ``1 - lr * weight_decay`` before the step, ``"after"`` after it;
+        decay: ``"decoupled"`` shrinks the parameter by ``1 - lr * weight_decay`` before the step, ``"after"`` after it,
+            where lr is the rate of the step size, and in ``"given"`` the group's lr whatever the step size makes of it;
             ``"l2"`` adds ``weight_decay * p`` to the gradient; ``"independent"`` shrinks by
             ``1 - weight_decay * lr / initial_lr``, so that only the schedule and not the learning rate counts;
             ``"cautious"`` is decoupled, for those entries only that the step brings nearer to zero;
@@ -71,7 +72,8 @@ class Recipe(Part):
         Raises:
             SpaceError: with the reason and the nearest sentence that works.
         """
-        for slot, part in (("frame", self.frame), ("step_size", self.step_size)):
+        for slot in ("frame", "moments", "rule", "step_size"):
+            part = getattr(self, slot)
             if part.flat_only and not space.flat:
                 raise SpaceError(
                     f"{slot}={part} is for tensors in a vector space, and this one lives on {space}; leave out "
@@ -82,6 +84,8 @@ class Recipe(Part):
         try:
             self.frame.check_shape(shape)
             self.rule.check_shape(shape)
+            if isinstance(self.frame, Identity):
+                self.moments.of(shape, "square").check_shape(shape)
         except ValueError as error:
             raise SpaceError(str(error)) from None
 

@@ -17,6 +17,13 @@ from metrize.spaces.base import compute_dtype
 
 State = dict[str, Tensor]
 
+_COUNTS = ("step", "phase", "failures", "seed")
+
+
+def on_host(key: str) -> bool:
+    """Whether a state is a count that decides what to compute, so that reading it must not wait for a device."""
+    return key.rpartition(".")[2] in _COUNTS
+
 
 def state_spec(recipe: Recipe, space: Space, parameter: Tensor, hyper: dict[str, Any]) -> Spec:
     """Everything the optimizer keeps for one parameter: key -> (shape, dtype).
@@ -30,7 +37,8 @@ def state_spec(recipe: Recipe, space: Space, parameter: Tensor, hyper: dict[str,
     spec |= space.state_spec(shape, parameter.dtype)
     spec |= frame_spec(recipe.frame, space, shape, dtype)
     for slot in slots(recipe, space, shape, dtype, hyper).values():
-        spec |= recipe.moments.state_spec(slot.name, slot.shape, dtype, slot.kind)
+        storage = recipe.moments.of(slot.shape, slot.kind)
+        spec |= storage.state_spec(slot.name, slot.shape, dtype, slot.kind)
     coords = recipe.frame.shape(points_shape(space, shape))
     return (
         spec
@@ -49,7 +57,7 @@ def slots(
     kept, points = shape, space.points
     if not isinstance(recipe.frame, Identity):
         kept, points = recipe.frame.shape(points_shape(space, shape)), _as_they_are
-    kinds = recipe.rule.averages(hyper)
+    kinds = recipe.rule.averages_of(kept, hyper)
     return {name: Slot(name, kind, kept, dtype, points) for name, kind in kinds.items()}
 
 
@@ -78,7 +86,7 @@ def new_state(spec: Spec, recipe: Recipe, space: Space, parameter: Tensor, step_
     state: State = {}
     like = real(parameter.detach())
     for key, (shape, dtype) in spec.items():
-        if key in ("step", "phase"):
+        if on_host(key):
             state[key] = torch.zeros(shape, dtype=dtype, device=step_device)
         elif shape == tuple(like.shape):
             state[key] = torch.zeros_like(like, dtype=dtype)  # with the parameter's memory layout

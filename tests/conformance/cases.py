@@ -18,6 +18,10 @@ from metrize import Dense, Stiefel
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "Adam": [{}, {"weight_decay": 0.1, "moments": Dense("bfloat16")}, {"second_moment": "scalar"}],
     "AdamW": [{"weight_decay": 0.1}],
+    "GaLore": [{"rank": 2, "period": 3}, {"rank": 2, "period": 2, "inner": "adafactor", "weight_decay": 0.1}],
+    "COAP": [{"rank": 2, "period": 2, "reproject": 2}],
+    "APOLLO": [{"rank": 2, "period": 3}, {"mini": True, "period": 2, "weight_decay": 0.1}],
+    "Flora": [{"rank": 2, "period": 3}],
     "Prodigy": [{"lr": 1.0, "d0": 1e-3}, {"lr": 1.0, "d0": 1e-2, "weight_decay": 0.1, "decouple": False, "slice_p": 3}],
     "NormSGD": [{"momentum": 0.9, "length": "full"}],
     "SGD": [
@@ -28,8 +32,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 """Options worth a run of their own; an optimizer of the catalogue that is not listed runs with its defaults."""
 
-WHOLE = {"Muon", "Scion"}
-"""They part a model into groups of their own; tests/rules/test_whole_models.py has what they promise."""
+WHOLE = {"AdamMini", "Muon", "Scion"}
+"""They part a model into groups of their own; their own tests have what they promise."""
 
 SPACES = {
     "vector": None,
@@ -67,8 +71,9 @@ class Case:
     @property
     def alone(self) -> bool:
         """Whether a parameter is trained in the same way whatever the others do."""
-        recipe = self.optimizer([nn.Parameter(torch.eye(7, 3))]).recipes()[0]
-        return recipe.step_size.scope is None
+        optimizer = self.optimizer([nn.Parameter(torch.eye(7, 3))])
+        drawn = any(key.endswith("seed") for key in optimizer.spec(optimizer.param_groups[0], 0))
+        return optimizer.recipes()[0].step_size.scope is None and not drawn
 
     def start(self, seed: int = 0, **more: Any) -> tuple[Net, metrize.Optimizer]:
         model = self.model(seed)

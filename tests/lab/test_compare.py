@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from metrize.lab import compare as module
-from metrize.lab.compare import PAPER, check, compare, parse_method, parse_options
+from metrize.lab.compare import check, compare, parse_method, parse_options
 from metrize.lab.config import RunConfig
 from metrize.lab.events import Began, Event, Stepped
 from metrize.lab.runs import Comparison
+from metrize.lab.tasks.classification import PAPER
 from metrize.lab.trainer import Interrupted, train
 
 GPT = {"width": 16, "layers": 1, "heads": 2, "context": 16}

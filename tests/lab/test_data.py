@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from metrize.lab.data import Images, fetch_mnist, load_digits, load_mnist, load_text, mnist, stream
+from metrize.lab.data import Samples, fetch_mnist, load_digits, load_mnist, load_text, mnist, stream
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 @pytest.fixture(scope="module")
-def digits() -> Images:
+def digits() -> Samples:
     pytest.importorskip("sklearn")
     return load_digits()
 
@@ -47,22 +47,29 @@ def test_streams_depend_on_every_part_of_their_key() -> None:
     assert torch.equal(draws[0], torch.rand(3, generator=stream(0, "a")))
 
 
-def test_digits_are_all_there_in_the_unit_interval(digits: Images) -> None:
+def test_digits_are_all_there_in_the_unit_interval(digits: Samples) -> None:
     images, labels = digits.held_out
-    assert len(digits.labels) + len(labels) == 1797
-    assert digits.images.shape[1:] == images.shape[1:] == (28, 28)
-    assert digits.images.min() == 0
-    assert digits.images.max() == 1
+    assert len(digits.targets) + len(labels) == 1797
+    assert digits.inputs.shape[1:] == images.shape[1:] == (28, 28)
+    assert digits.inputs.min() == 0
+    assert digits.inputs.max() == 1
 
 
-def test_digits_hold_out_a_fifth_of_every_class(digits: Images) -> None:
-    held_out, train = digits.held_out[1].bincount(), digits.labels.bincount()
+def test_digits_hold_out_a_fifth_of_every_class(digits: Samples) -> None:
+    held_out, train = digits.held_out[1].bincount(), digits.targets.bincount()
     assert (held_out / (held_out + train) - 0.2).abs().max() < 0.005
 
 
-def test_digits_split_is_always_the_same(digits: Images) -> None:
+def test_digits_split_is_always_the_same(digits: Samples) -> None:
     torch.manual_seed(1)
     assert torch.equal(load_digits().held_out[0], digits.held_out[0])
+
+
+def test_small_digits_are_the_ones_that_were_enlarged(digits: Samples) -> None:
+    small = load_digits(8)
+    assert torch.equal(small.targets, digits.targets)
+    assert torch.equal(small.inputs * 16, (small.inputs * 16).round())
+    torch.testing.assert_close(small.inputs.mean((1, 2)), digits.inputs.mean((1, 2)), atol=0.05, rtol=0)
 
 
 def test_digits_without_scikit_learn_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,9 +78,9 @@ def test_digits_without_scikit_learn_name_the_extra(monkeypatch: pytest.MonkeyPa
         load_digits()
 
 
-def numbered(count: int) -> Images:
+def numbered(count: int) -> Samples:
     images = torch.arange(count)[:, None, None].expand(count, 28, 28).float()
-    return Images(images, torch.arange(count), (images, torch.arange(count)))
+    return Samples(images, torch.arange(count), (images, torch.arange(count)))
 
 
 def test_an_epoch_shows_every_sample_once_and_the_next_in_another_order() -> None:
@@ -100,16 +107,16 @@ def test_batch_sizes_that_the_data_cannot_fill_are_refused(size: int) -> None:
 
 def test_mnist_reads_images_and_labels(mnist_root: Path) -> None:
     data = load_mnist(mnist_root)
-    assert data.images.shape == (6, 28, 28)
+    assert data.inputs.shape == (6, 28, 28)
     assert data.held_out[0].shape == (3, 28, 28)
-    assert data.labels.tolist() == [0, 1, 2, 3, 4, 5]
-    assert data.images[0, 0, :3].tolist() == pytest.approx([0, 1 / 255, 2 / 255])
+    assert data.targets.tolist() == [0, 1, 2, 3, 4, 5]
+    assert data.inputs[0, 0, :3].tolist() == pytest.approx([0, 1 / 255, 2 / 255])
 
 
 def test_mnist_reads_compressed_files_with_a_dot_in_their_name(tmp_path: Path, mnist_files: dict[str, bytes]) -> None:
     for name, content in mnist_files.items():
         (tmp_path / f"{name.replace('-idx', '.idx')}.gz").write_bytes(gzip.compress(content))
-    assert load_mnist(tmp_path).labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert load_mnist(tmp_path).targets.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,7 +178,7 @@ def test_fetching_leaves_only_the_verified_files(
     root = tmp_path / "new"
     assert fetch_mnist(root) == [root / name for name in hashes]
     assert sorted(path.name for path in root.iterdir()) == sorted(NAMES)
-    assert load_mnist(root).labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert load_mnist(root).targets.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.usefixtures("npm")

@@ -41,7 +41,7 @@ def paper_logits(model: VisionTransformer, image: Tensor, skip: bool) -> Tensor:
 
 def test_the_paper_s_transformer_has_the_paper_s_size() -> None:
     assert sum(weight.numel() for weight in vit().parameters()) == 154_938
-    assert sum(layer.weight.numel() for layer in vit().qkv()) == 115_248
+    assert sum(module.weight.numel() for module, *_ in vit().constrained()) == 115_248
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -57,10 +57,11 @@ def test_the_transformer_is_the_paper_s(skip: bool) -> None:
 
 def test_qkv_stacks_the_heads_matrices_drawn_one_by_one() -> None:
     model = vit(layers=2)
-    assert [layer.weight.shape for layer in model.qkv()] == [(147, 49)] * 2
-    assert model.qkv_blocks == 21
+    assert [(module.weight.shape, name, blocks) for module, name, blocks in model.constrained()] == [
+        ((147, 49), "weight", 21)
+    ] * 2
     bound = (6 / (7 + 49)) ** 0.5  # Glorot for a matrix of 7x49, not for the stack of 147x49
-    assert 0.98 * bound < model.qkv()[0].weight.abs().max() <= bound
+    assert 0.98 * bound < model.constrained()[0].module.weight.abs().max() <= bound
 
 
 def test_a_constant_prediction_has_the_loss_of_the_paper_s_plateau() -> None:
@@ -123,5 +124,4 @@ def test_gpt_starts_near_the_uniform_guess() -> None:
     model = GPT(generator=stream(0, "weights"), tied=False)
     tokens = torch.randint(256, (4, 65), generator=stream(0, "tokens"))
     assert model.loss(model(tokens[:, :-1]), tokens[:, 1:]).item() == pytest.approx(5.545, abs=0.1)
-    assert model.qkv_blocks == 12
-    assert [layer.weight.shape for layer in model.qkv()] == [(384, 128)] * 4
+    assert [(module.weight.shape, blocks) for module, _, blocks in model.constrained()] == [((384, 128), 12)] * 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -16,20 +17,20 @@ from metrize.lab.config import RunConfig
 from metrize.lab.events import Evaluated, SpaceChecked, Stepped
 from metrize.lab.report import plots
 from metrize.lab.report.page import draw_report
-from metrize.lab.report.table import COLUMNS, Column, Stat, default_target, rows
+from metrize.lab.report.table import Column, Stat, columns, default_target, figures_of, rows
 from metrize.lab.runs import Comparison, Run, by_method, labels, read_runs, slug
+from metrize.lab.tasks import Profile
 from metrize.lab.trainer import Summary
 
 ADAM = RunConfig(steps=100, eval_every=25)
 STIEFEL = dataclasses.replace(ADAM, space="Stiefel()")
-COLUMN = {column.key: column for column in COLUMNS}
 
 
 def run(config: RunConfig, held_out: Sequence[float], **summary: Any) -> Run:
     """A run whose evaluations, one every 25 steps from step 0 on, are given; a step takes a tenth of a second."""
     last = 25 * (len(held_out) - 1)
     records: list[Any] = [Stepped(step, step / 10, 2 - step / 100 + config.seed) for step in range(1, last + 1)]
-    records += [Evaluated(25 * i, 2.5 * i, loss, 0.5) for i, loss in enumerate(held_out)]
+    records += [Evaluated(25 * i, 2.5 * i, loss, {"accuracy": 0.5}) for i, loss in enumerate(held_out)]
     records += [SpaceChecked(25 * i, 2.5 * i, 1e-7) for i in range(len(held_out)) if config.space]
     figures = {
         "label": config.label,
@@ -39,7 +40,7 @@ def run(config: RunConfig, held_out: Sequence[float], **summary: Any) -> Run:
         "parameters": 1000,
         "final_train_loss": 1.0,
         "final_eval_loss": held_out[-1],
-        "final_eval_accuracy": 0.5,
+        "figures": {"accuracy": 0.5},
         "best_eval_loss": min(held_out),
         "ms_per_step": 100.0,
         "optimizer_ms_per_step": 10.0,
@@ -53,6 +54,9 @@ def run(config: RunConfig, held_out: Sequence[float], **summary: Any) -> Run:
     return Run(config, Summary(**{**figures, **summary}), records)
 
 
+COLUMN = {column.key: column for column in columns([run(ADAM, [1.0])])}
+
+
 def seeds(config: RunConfig, *held_out: Sequence[float], **summary: Any) -> list[Run]:
     return [run(dataclasses.replace(config, seed=seed), losses, **summary) for seed, losses in enumerate(held_out)]
 
@@ -64,6 +68,8 @@ def write(folder: Path, runs: Sequence[Run]) -> Path:
         written.config.save(place)
         (place / "summary.json").write_text(json.dumps(dataclasses.asdict(written.summary)))
         lines = ({"kind": record.kind, **dataclasses.asdict(record)} for record in written.records)
+        if written.profiles:
+            (place / "profiles.json").write_text(json.dumps([dataclasses.asdict(one) for one in written.profiles]))
         (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -123,7 +129,7 @@ def test_a_diverged_method_sets_no_target(runs: list[Run]) -> None:
         ("steps_to_target", (None,), ("not reached", "")),
         ("state_bytes_per_parameter", (8.0, 8.0), ("8.00", "")),
         ("space_error", (None,), ("–", "")),
-        ("final_eval_accuracy", (0.5, 0.5), ("50.00%", "")),
+        ("accuracy", (0.5, 0.5), ("50.00%", "")),
     ],
 )
 def test_a_cell_says_how_many_seeds_it_speaks_of(key: str, values: tuple[float | None, ...], cell: tuple[str, str]):
@@ -174,7 +180,7 @@ def test_the_page_shows_table_figures_and_settings(page: str) -> None:
     assert re.search(r"<dt>seeds</dt><dd>0, 1</dd>", page)
     assert 'class="best">0.2000<small>± 0.1414</small>' in page
     assert "0.9000, which Adam, the second best method, ends with (its worst seed)" in page
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     assert "mean of the last 2 steps" in page
 
 
@@ -193,7 +199,7 @@ def test_inner_names_of_the_figures_do_not_clash(page: str) -> None:
 def test_every_figure_lies_beside_the_page(comparison: Path, page: str) -> None:
     figures = {file.stem for file in comparison.glob("*.png")}
     by = {f"{loss}-loss-by-{x}" for loss in ("train", "held-out") for x in ("step", "second")}
-    assert figures == by | {"space-error-by-step", "memory"}
+    assert figures == by | {"accuracy-by-step", "space-error-by-step", "memory"}
 
 
 def test_the_same_runs_draw_the_same_page(comparison: Path, page: str) -> None:
@@ -210,14 +216,16 @@ def test_one_free_run_has_no_target_no_manifold_and_keeps_its_summary(tmp_path: 
     report = draw_report(folder)
     titles = {column.key for column in report.columns}
     assert titles == COLUMN.keys() - {"steps_to_target", "seconds_to_target", "space_error"}
-    assert report.page.read_text().count("<svg") == 5
+    assert report.page.read_text().count("<svg") == 6
     assert read_runs(folder) == runs[:1]
 
 
 def test_a_method_that_diverged_at_once_is_still_reported(tmp_path: Path, runs: list[Run]) -> None:
-    dead = run(dataclasses.replace(ADAM, optimizer="SGD"), [2.0], final_eval_loss=None, final_train_loss=None)
+    dead = run(
+        dataclasses.replace(ADAM, optimizer="SGD"), [2.0], final_eval_loss=None, final_train_loss=None, figures={}
+    )
     text = draw_report(write(tmp_path, [runs[0], dead])).page.read_text()
-    assert text.count("diverged</td>") == 2
+    assert text.count("diverged</td>") == 3
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
@@ -225,6 +233,30 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     text = draw_report(write(tmp_path, [odd])).page.read_text()
     assert "<b>" not in text
     assert "note=&lt;b&gt;&amp;" in text
+
+
+def test_profiles_are_read_back_and_drawn_as_the_mean_with_the_range_of_the_seeds(tmp_path: Path) -> None:
+    runs = [
+        dataclasses.replace(
+            one, profiles=(Profile("decay", "Decay by time", [0.0, 1.0], [0.0, y], {"best": [1.0, 0.1]}),)
+        )
+        for one, y in zip(seeds(ADAM, [2.0, 1.0], [2.0, 1.0]), (0.5, 1.5), strict=True)
+    ]
+    folder = write(tmp_path, runs)
+    assert read_runs(folder) == runs
+    draw_report(folder)
+    assert (folder / "decay.png").is_file()
+    curve = plots._profile_curve(runs, "decay")
+    assert curve is not None
+    assert (curve.low[1], curve.mean[1], curve.high[1]) == (0.5, 1.0, 1.5)
+    assert math.isnan(curve.mean[0]), "zero has no place on a logarithmic axis"
+
+
+def test_a_figure_without_a_value_leaves_a_gap(runs: list[Run]) -> None:
+    broken = dataclasses.replace(runs[0], records=[Evaluated(25, 2.5, 1.0, {"accuracy": None})])
+    assert broken.series(Evaluated, "accuracy") == [None]
+    assert broken.series(Evaluated, "loss") == [1.0]
+    assert not [what for what in plots._drawable({"Adam": [broken]}, figures_of(runs)) if what.key == "accuracy"]
 
 
 def test_a_curve_is_the_smoothed_mean_with_the_range_of_the_seeds(runs: list[Run]) -> None:

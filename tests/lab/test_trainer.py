@@ -95,7 +95,7 @@ def test_summary_agrees_with_the_metrics(config: RunConfig, straight: Path) -> N
     evaluations = [line for line in metrics(straight) if line["kind"] == "eval"]
     assert summary.final_train_loss == pytest.approx(sum(train_losses[-10:]) / 10)
     assert summary.final_eval_loss == evaluations[-1]["loss"]
-    assert summary.final_eval_accuracy == evaluations[-1]["accuracy"]
+    assert summary.figures == evaluations[-1]["figures"]
     assert summary.best_eval_loss == min(line["loss"] for line in evaluations)
     assert (summary.label, summary.seed, summary.steps, summary.diverged) == (config.label, 0, 20, False)
     assert summary.seconds == metrics(straight)[-1]["seconds"]
@@ -230,6 +230,7 @@ def test_divergence_ends_the_run_and_is_said(config: RunConfig, tmp_path: Path) 
     assert summary.diverged
     assert summary.steps < 20
     assert summary.final_eval_loss is None
+    assert summary.figures == {}
     assert summary.best_eval_loss == pytest.approx(losses(tmp_path / "run")[0][2])
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
@@ -238,7 +239,10 @@ def test_divergence_ends_the_run_and_is_said(config: RunConfig, tmp_path: Path) 
     ("change", "message"),
     [
         ({"optimizer": "Adm"}, r"unknown optimizer 'Adm' \(did you mean 'Adam'\?\); known: .*SGD"),
-        ({"task": "digit"}, r"unknown task 'digit' \(did you mean 'digits'\?\); known: digits, mnist, text"),
+        (
+            {"task": "digit"},
+            r"unknown task 'digit' \(did you mean 'digits'\?\); known: digits, mnist, sequence, subspace, text, wave",
+        ),
         ({"task": "mnist", "model": {"layers": 1}}, "--data-root"),
     ],
 )
@@ -263,8 +267,8 @@ def test_the_space_is_put_on_every_matrix_of_every_head(
 ) -> None:
     built, _ = methods.build(dataclasses.replace(config, task=task, model=model, space="Stiefel()"))
     assert list(metrize.spaces_of(built).values()) == 2 * [metrize.Stiefel(blocks=blocks)]
-    for layer in built.qkv():
-        for matrix in layer.weight.detach().chunk(blocks):
+    for module, *_ in built.constrained():
+        for matrix in module.weight.detach().chunk(blocks):
             torch.testing.assert_close(matrix @ matrix.T, torch.eye(len(matrix)), rtol=0, atol=1e-5)
 
 

@@ -24,6 +24,7 @@ app = App(
 )
 data_app = App(name="data", help="Get data sets.")
 app.command(data_app)
+app.command("metrize.cli.plan:plan", name="plan", help="Show what each parameter of a model does and how to train it.")
 
 
 class MendableError(Exception):
@@ -51,6 +52,7 @@ def run(arguments: Sequence[str]) -> int:
 
 @app.command
 def train(
+    setting: Setting = Setting(),  # noqa: B008 - frozen
     *,
     optimizer: str = RunConfig.optimizer,
     space: str | None = None,
@@ -58,27 +60,27 @@ def train(
     seed: int = RunConfig.seed,
     out: Path | None = None,
     resume: Path | None = None,
-    setting: Setting = Setting(),  # noqa: B008 - frozen
 ) -> None:
     """Train one model with one method, and draw its report.
 
     Args:
+        setting: What is trained and for how long.
         optimizer: A name of `metrize list`.
-        space: The space of the attention weights, such as "Stiefel()"; without it they are free.
+        space: The space of the weights that the task constrains, such as "Stiefel()", or none; without it, the task's.
         option: Option of the optimizer, such as momentum=0.5; may be given again.
         seed: Decides the initial weights and the order of the data.
         out: Folder of the run. [default: runs/TASK-METHOD-seedN]
         resume: Go on with the interrupted run in this folder, bit for bit; no other option is needed.
-        setting: What is trained and for how long.
     """
     from metrize.lab.compare import parse_options
+    from metrize.lab.methods import space_of
     from metrize.lab.report import draw_report
     from metrize.lab.runs import slug
     from metrize.lab.trainer import train as train_run
 
     with _mendable(ValueError):
-        base, options = setting.config(), parse_options(option)
-    config = dataclasses.replace(base, optimizer=optimizer, space=space, options=options, seed=seed)
+        base, options, own = setting.config(), parse_options(option), space_of(setting.task, space)
+    config = dataclasses.replace(base, optimizer=optimizer, space=own, options=options, seed=seed)
     if resume:
         _refuse_others(config != RunConfig() or out is not None)
         config = RunConfig.load(resume)
@@ -91,32 +93,34 @@ def train(
 
 @app.command
 def compare(
+    setting: Setting = Setting(),  # noqa: B008 - frozen
     *,
     method: Words = (),
     seeds: Count = 1,
     target: float | None = None,
     out: Path | None = None,
     resume: Path | None = None,
-    setting: Setting = Setting(),  # noqa: B008 - frozen
 ) -> None:
     """Train several methods with several seeds, and show them in one table and one report.
 
     Args:
-        method: A method, such as "SGD lr=0.01 momentum=0.5 on Stiefel()"; may be given again. Without it, the four of
-            arXiv:2305.16901: Adam without constraint, and Adam, gradient descent and momentum on the Stiefel manifold.
+        setting: What is trained and for how long.
+        method: A method, such as "SGD lr=0.01 momentum=0.5 on Stiefel()"; may be given again. Without it, the task's
+            own: for digits, mnist and text, the four of arXiv:2305.16901.
         seeds: Runs of each method.
         target: Held-out loss to time; without it, the one that the second best method ends with.
         out: Folder of the comparison. [default: runs/TASK-comparison]
         resume: Go on with the interrupted comparison in this folder; finished runs are not repeated.
-        setting: What is trained and for how long.
     """
-    from metrize.lab.compare import PAPER, parse_method
     from metrize.lab.compare import compare as compare_runs
+    from metrize.lab.compare import parse_method
     from metrize.lab.runs import Comparison
+    from metrize.lab.tasks import task_of
 
     with _mendable(ValueError):
         base = setting.config()
-        comparison = Comparison([parse_method(sentence, base) for sentence in method or PAPER], seeds, target)
+        sentences = method or task_of(base).methods
+        comparison = Comparison([parse_method(sentence, base) for sentence in sentences], seeds, target)
     if resume:
         _refuse_others(bool(setting != Setting() or method or seeds != 1 or target is not None or out is not None))
         comparison = Comparison.load(resume)
@@ -142,16 +146,22 @@ def report(folder: Path, *, target: float | None = None) -> None:
 
 
 @app.command(name="list")
-def list_optimizers(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> None:
-    """List the optimizers and what each is made of.
+def list_all(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> None:
+    """List the optimizers and what each is made of, and the tasks and what each is about.
 
     Args:
         as_json: Print JSON and nothing else.
     """
     import metrize
+    from metrize.lab.tasks import TASKS
 
     recipes = {name: show.slots(optimizer) for name, optimizer in metrize.catalogue().items()}
-    (show.as_json if as_json else show.catalogue)(recipes)
+    tasks = {name: show.facts(task) for name, task in TASKS.items()}
+    if as_json:
+        show.as_json({"optimizers": recipes, "tasks": tasks})
+    else:
+        show.table("optimizer", recipes, absent="as declared")
+        show.table("task", tasks, absent="free")
 
 
 @data_app.command

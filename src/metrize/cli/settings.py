@@ -19,12 +19,12 @@ Words = Annotated[tuple[str, ...], Parameter(consume_multiple=False, show_defaul
 
 
 @Parameter(name="*")
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Setting:
     """What is trained and for how long; all of a run but its method and seed.
 
     Args:
-        task: digits, mnist or text.
+        task: A task of `metrize list`, such as digits or wave.
         lr: Learning rate.
         model: Argument of the task's model, such as layers=4 or skip=True; may be given again.
         steps: Optimizer steps of a run.
@@ -37,6 +37,7 @@ class Setting:
     """
 
     task: str = RunConfig.task
+    _: dataclasses.KW_ONLY
     lr: float = RunConfig.lr
     model: Words = ()
     steps: Count = RunConfig.steps

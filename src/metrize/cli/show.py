@@ -17,6 +17,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     # at run time it would bring torch and matplotlib along
     from metrize.lab.report import Column, Report, Row
+    from metrize.lab.tasks import Task
 
 # Characters after which a heading goes on in the next line.
 _HEADING = 14
@@ -55,13 +56,18 @@ def as_json(value: Any) -> None:
     Console().out(json.dumps(value, indent=2), highlight=False)
 
 
-def catalogue(recipes: Mapping[str, Mapping[str, str | None]]) -> None:
-    """A row an optimizer, a column a slot."""
-    titles = [slot.replace("_", " ") for slot in next(iter(recipes.values()))]
-    table = Table("optimizer", *titles, **_LOOK)
-    for name, parts in recipes.items():
-        table.add_row(name, *(Text(part or "as declared") for part in parts.values()))
-    Console().print(table)
+def facts(task: Task) -> dict[str, str | None]:
+    """What a task is about, its own space (None if its weights are free), and what it measures beside the loss."""
+    figures = ", ".join(figure.title for figure in task.figures.values())
+    return {"about": task.about, "space": task.space, "figures": figures}
+
+
+def table(title: str, rows: Mapping[str, Mapping[str, str | None]], absent: str) -> None:
+    """A row a name, a column a fact; ``absent`` stands for a fact that is None."""
+    listed = Table(title, *(fact.replace("_", " ") for fact in next(iter(rows.values()))), **_LOOK)
+    for name, row in rows.items():
+        listed.add_row(name, *(Text(value or absent) for value in row.values()))
+    Console().print(listed)
 
 
 def _results(drawn: Report, console: Console) -> list[Table]:

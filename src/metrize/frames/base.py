@@ -75,11 +75,14 @@ class Frame(Part):
         """
         raise NotImplementedError
 
-    def turned(self, turn: Callable[[Tensor], Tensor], state: dict[str, Tensor], carry: Carry) -> None:
+    def turned(
+        self, turn: Callable[[Tensor], Tensor], shape: torch.Size, state: dict[str, Tensor], carry: Carry
+    ) -> None:
         """Follow a change of the space's own axes: with the averages, or with a basis that spares them.
 
         Args:
-            turn: coordinates of the step before -> coordinates of this one; linear.
+            turn: coordinates of the step before, ``[B, *shape]`` -> coordinates of this one; linear.
+            shape: of the coordinates of one point.
             state: of the frame.
             carry: takes averages along.
         """

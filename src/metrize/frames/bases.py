@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 _SWEEPS = 100
 _TOLERANCE = 1e-4  # change of the relative error at which the sweeps end
-_LARGEST = 2**63 - 1
 
 
 def leading(grad: Tensor, rank: int, dims: list[int]) -> dict[int, Tensor]:
@@ -22,8 +19,9 @@ def leading(grad: Tensor, rank: int, dims: list[int]) -> dict[int, Tensor]:
 def sketched(grad: Tensor, dim: int, start: Tensor) -> Tensor:
     """About the first singular vectors of one dimension of a matrix, from where `start` points.
 
-    ``Y = G W``, ``P = qr(Y)``, then the singular vectors of ``P^T G``, which lie in the range of ``G^T P``: a power step
-    and a small eigenproblem (arXiv:0909.4061). Started with the basis before, it follows a subspace that moves slowly.
+    ``Y = G W``, ``P = qr(Y)``, then the singular vectors of ``P^T G``, which lie in the range of ``G^T P``: a power
+    step and a small eigenproblem (arXiv:0909.4061). Started with the basis before, it follows a subspace that moves
+    slowly.
 
     Args:
         grad: ``[m, n]``.
@@ -38,7 +36,7 @@ def sketched(grad: Tensor, dim: int, start: Tensor) -> Tensor:
 
 
 def tucker(grad: Tensor, ranks: dict[int, int]) -> dict[int, Tensor]:
-    """Orthonormal factors of the first two dimensions that keep the most of a tensor (higher-order orthogonal iteration).
+    """Orthonormal factors of the first dimensions that keep the most of a tensor: higher-order orthogonal iteration.
 
     Starts with the singular vectors of each unfolding, then improves one factor with the others applied, until the
     relative error changes by less than 1e-4, at most 100 times.
@@ -65,32 +63,11 @@ def tucker(grad: Tensor, ranks: dict[int, int]) -> dict[int, Tensor]:
 def aligned(basis: Tensor, before: Tensor) -> Tensor:
     """The same vectors with those signs that turn each toward the one it replaces.
 
-    The signs of singular vectors are arbitrary, and averages that are kept in their coordinates must not depend on them.
+    The signs of singular vectors are arbitrary, and averages that are kept in their coordinates must not depend on
+    them.
     """
     toward = (basis * before).sum(0)
     return basis * torch.where(toward < 0, -1.0, 1.0)
-
-
-def gaussian(shape: tuple[int, ...], seed: int, like: Tensor) -> Tensor:
-    """Independent normal numbers of a seed, drawn on the host: the same on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator).to(like)
-
-
-def next_seed(seed: int) -> int:
-    """The seed after this one: the 15th number drawn with it."""
-    return _drawn(seed, 15)[-1]
-
-
-def split_seed(seed: int) -> tuple[int, int]:
-    """Two seeds made of one: the first two numbers drawn with it."""
-    left, right = _drawn(seed, 2)
-    return left, right
-
-
-def _drawn(seed: int, count: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return [int(x) for x in torch.randint(0, _LARGEST, (count,), generator=generator)]
 
 
 def _scaled(grad: Tensor) -> Tensor:

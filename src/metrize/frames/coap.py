@@ -23,13 +23,13 @@ _MOMENT = "moment"  # the average of gradients, among the state that `find` is h
 class COAP(Subspace):
     """COAP: every `period` steps the basis takes a gradient step, and every `reproject`-th time it is computed anew.
 
-    The gradient step lowers ``mean((G^ - G)^2) (1 - mean cos(M^, G))``, where ``G^`` is the gradient as the subspace keeps
-    it and ``M^`` the average of gradients. Computed anew, the basis of a matrix comes from a sketch that starts from the
-    basis before; that of a convolution ``[O, I, k, k]`` from its Tucker-2 decomposition, in both channel dimensions
-    (Tucker-1, of the output channels, where the last dimension is 1).
+    The gradient step lowers ``mean((G^ - G)^2) (1 - mean cos(M^, G))``, where ``G^`` is the gradient as the subspace
+    keeps it and ``M^`` the average of gradients. Computed anew, the basis of a matrix comes from a sketch that starts
+    from the basis before; that of a convolution ``[O, I, k, k]`` from its Tucker-2 decomposition, in both channel
+    dimensions (Tucker-1, of the output channels, where the last dimension is 1).
 
-    A matrix is projected on its shorter side, if the rank is below it. Tensors of other dimensions and small convolutions
-    keep their own coordinates.
+    A matrix is projected on its shorter side, if the rank is below it. Tensors of other dimensions and small
+    convolutions keep their own coordinates.
 
     Args:
         rank: r of every matrix; None: its shorter side divided by `ratio`.
@@ -42,7 +42,7 @@ class COAP(Subspace):
         scale: factor on the step of projected parameters.
         normalize: divide the squared error by ``mean(G^2)``. False is the published form, whose gradient is
             proportional to ``G^2``, so that the step is lost in rounding for gradients well below 1.
-        carry: take the averages along to a new basis ("restore_state" of the published code); False leaves them.
+        carry: the averages at a change of the basis, see `GaLore`; ``"root"`` is the published "restore_state".
         stagger: spread the changes of a model's parameters over the period. False: all at once.
         dtype: of the stored basis; None: that of the arithmetic.
 
@@ -61,7 +61,7 @@ class COAP(Subspace):
     reproject: int = 5
     scale: float = 1.0
     normalize: bool = True
-    carry: bool = False
+    carry: Literal["root", "squares"] | None = None
     stagger: bool = True
     dtype: Literal["bfloat16", "float32", "float64"] | None = None
 
@@ -96,7 +96,8 @@ class COAP(Subspace):
             return average
 
         carry("linear", look)
-        super().refresh(members, coords, state | {_MOMENT: average for average in averages[:1]}, carry)
+        known = {_MOMENT: averages[0]} if averages else {}
+        super().refresh(members, coords, state | known, carry)
 
     def find(self, grad: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
         before = self.member_bases(grad, state)

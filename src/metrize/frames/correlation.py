@@ -12,9 +12,8 @@ from torch import Tensor
 class Correlation:
     """How well a subspace keeps a gradient and agrees with the running average of gradients.
 
-    ``L = mean((G^ - G)^2) (1 - mean_i cos(M^_i, G_i))``, where ``G^ = P0 G P1`` with ``P = Q Q^T``, ``M^ = Q0 M Q1^T`` is
-    the average expanded, and i counts vectors along dimension 1. Nothing of the size of G is made but products with a
-    basis.
+    ``L = mean((G^ - G)^2) (1 - mean_i cos(M^_i, G_i))``, where ``G^ = P0 G P1`` with ``P = Q Q^T``, ``M^ = Q0 M Q1^T``
+    is the average expanded, and i counts vectors along dimension 1. Nothing of the size of G is made but a scaled copy.
 
     Args:
         grad: G, ``[d0, d1, ...]``.
@@ -80,7 +79,7 @@ class Correlation:
         return cosine, {0: (w * gm - v * qmm).sum(-1)}
 
     def _weights(self, products: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean cosine, and the factors of ``d<M^_i, G_i>`` and ``d||M^_i||^2 / 2`` in its change; zero rows have 0."""
+        """Mean cosine, and the factors of ``d<M^_i, G_i>`` and ``d||M^_i||^2 / 2`` in its change; 0 for zero rows."""
         squares = squares.clamp(min=0)
         lengths = squares.sqrt() * self._g.square().sum(1, keepdim=True).sqrt()
         w = torch.where(lengths > 0, 1 / lengths, 0.0)

@@ -8,12 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metrize.frames.bases import aligned, gaussian, leading, sketched
+from metrize.frames.bases import aligned, leading, sketched
 from metrize.frames.subspace import Subspace, matrix_sides
+from metrize.linalg.seeds import gaussian
 from metrize.part import choice
 
 SIDES = ("std", "reverse_std", "left", "right", "full")
-SKETCH_SEED = 3407  # of the first sketch of every tensor, which has no basis to start from
+_SEED = 3407  # of the first sketch of every tensor, which has no basis to start from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,10 @@ class GaLore(Subspace):
         side: which dimension is projected: ``"std"`` the shorter one, ``"reverse_std"`` the longer one, ``"left"`` the
             rows, ``"right"`` the columns, ``"full"`` both.
         method: ``"svd"``, a full decomposition; ``"sketch"``, one pass that starts from the basis before.
-        carry: take the averages along to a new basis: ``M <- M Q_old^T Q_new`` and the same with the root of V. False
-            leaves them as they are, though their axes mean something else now.
+        carry: None leaves the averages as they are at a refresh, though their axes mean something else then. Else they
+            are taken along, ``M <- M R`` with ``R = Q_old^T Q_new``: ``"squares"`` with ``V <- V R^2`` (entrywise),
+            which is right for uncorrelated coordinates; ``"root"`` with ``sqrt(V) <- sqrt(V) R``, which depends on the
+            arbitrary signs of singular vectors.
         stagger: spread the refreshes of a model's parameters over the period. False refreshes all at once.
         dtype: of the stored basis; None: that of the arithmetic.
 
@@ -47,7 +50,7 @@ class GaLore(Subspace):
     scale: float = 0.25
     side: Literal["std", "reverse_std", "left", "right", "full"] = "std"
     method: Literal["svd", "sketch"] = "svd"
-    carry: bool = False
+    carry: Literal["root", "squares"] | None = None
     stagger: bool = True
     dtype: Literal["bfloat16", "float32", "float64"] | None = None
 
@@ -73,7 +76,8 @@ def starting(basis: Tensor) -> Tensor:
     """What a sketch starts from: the basis there is, else random directions."""
     if basis.any():
         return basis
-    return gaussian(tuple(basis.shape), SKETCH_SEED, basis)
+    # drawn on the host in float32: the same on every device and in every precision
+    return gaussian(tuple(basis.shape), _SEED, torch.float32, torch.device("cpu")).to(basis)
 
 
 def check_rank(part: Subspace, rank: int) -> None:

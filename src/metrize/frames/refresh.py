@@ -10,6 +10,7 @@ from torch import Tensor
 
 _PATIENCE = 3  # refreshes in a row that may fail
 
+
 class FrameError(RuntimeError):
     """No basis could be made of several gradients in a row.
 
@@ -24,16 +25,20 @@ class FrameError(RuntimeError):
 
 
 def due(state: dict[str, Tensor], period: int) -> list[int]:
-    """Members of the batch whose basis is to be made anew: at their first step, every `period` steps, after a failure.
+    """Members of the batch whose turn it is, once in every `period` steps.
 
     Args:
         state: ``step`` counts the running step; ``phase``, if there, is added to the steps before it.
-        period: steps between two refreshes.
+        period: in steps.
     """
     done = state["step"].long() - 1
     shifted = done + state["phase"] if "phase" in state else done
-    now = (done == 0) | (shifted % period == 0) | (state["failures"] > 0)
-    return [int(i) for i in now.nonzero()]
+    return [int(i) for i in (shifted % period == 0).nonzero()]
+
+
+def without_basis(state: dict[str, Tensor]) -> list[int]:
+    """Members that need a basis whoever's turn it is: at their first step, or since the last attempt failed."""
+    return [int(i) for i in ((state["step"] == 1) | (state["failures"] > 0)).nonzero()]
 
 
 def renewed(
@@ -69,7 +74,7 @@ def _attempt(find: Callable[[Tensor], dict[int, Tensor]], grad: Tensor) -> dict[
     for dtype in (grad.dtype, torch.float64):
         try:
             basis = find(grad.to(dtype))
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             continue
         if all(bool(torch.isfinite(q).all()) for q in basis.values()):
             return basis

@@ -5,33 +5,29 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from metrize.frames.base import Carry, Frame
-from metrize.frames.refresh import due, renewed
+from metrize.frames.refresh import due, renewed, without_basis
 from metrize.part import Spec, choice
 
-_DTYPES = ("bfloat16", "float32", "float64")
+_OPTIONS = {"carry": ("root", "squares"), "dtype": ("bfloat16", "float32", "float64")}
 
 
 class Subspace(Frame):
     """A frame that keeps averages in a subspace: ``A = Q0^T G Q1``, with a basis Q for each projected dimension.
 
-    A subclass is a dataclass with the fields named here, and says which dimensions it projects (`ranks`) and how a basis
-    is made of a gradient (`find`). Tensors without such a dimension keep their own coordinates.
+    A subclass is a dataclass with the fields named here, and says which dimensions it projects (`ranks`) and how a
+    basis is made of a gradient (`find`). Tensors without such a dimension keep their own coordinates.
     """
 
     period: int
     scale: float
-    carry: bool
+    carry: str | None
     stagger: bool
     dtype: str | None
-
-    redraws: ClassVar[bool] = False
-    """Whether a basis is drawn with a seed of the parameter's own."""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -39,8 +35,9 @@ class Subspace(Frame):
             raise ValueError(f"{name}(period={self.period}): steps between two refreshes, at least 1")
         if not self.scale > 0:
             raise ValueError(f"{name}(scale={self.scale}): a factor above 0")
-        if self.dtype is not None:
-            choice(self, "dtype", _DTYPES)
+        for option, allowed in _OPTIONS.items():
+            if getattr(self, option) is not None:
+                choice(self, option, allowed)
 
     def ranks(self, shape: torch.Size) -> dict[int, int]:
         """The projected dimensions of a tensor and their ranks; empty: this tensor keeps its own coordinates."""
@@ -64,32 +61,50 @@ class Subspace(Frame):
         if not kept:
             return {}
         stored = dtype if self.dtype is None else getattr(torch, self.dtype)
-        counts = ["failures", *["phase"] * self.stagger, *["seed"] * self.redraws]
+        counts = ("failures", "phase") if self.stagger else ("failures",)
         bases: Spec = {_key(dim): ((shape[dim], rank), stored) for dim, rank in kept.items()}
-        return bases | {key: ((), torch.int64) for key in counts}
+        return bases | dict.fromkeys(counts, ((), torch.int64))
 
     def cost(self, shape: torch.Size) -> float:
         return math.prod(shape) * sum(self.ranks(shape).values())
 
     def open(self, coords: Tensor, state: dict[str, Tensor], carry: Carry) -> None:
         if self.ranks(coords.shape[1:]):
-            members = due(state, self.period)
+            members = self.members(state)
             if members:
                 self.refresh(members, coords, state, carry)
 
+    def members(self, state: dict[str, Tensor]) -> list[int]:
+        """Whose basis is to be made anew before this step."""
+        return sorted({*without_basis(state), *due(state, self.period)})
+
     def refresh(self, members: list[int], coords: Tensor, state: dict[str, Tensor], carry: Carry) -> None:
-        """Make the bases of these members anew, and take the averages along if wanted."""
-        before = {dim: basis[members] for dim, basis in self.bases(coords, state).items()}
+        """Make the bases of these members anew."""
+        before = self.bases(coords, state, members)
         for i in members:
             row = {key: value[i] for key, value in state.items()}
             found = renewed(functools.partial(self.find, state=row), coords[i], state["failures"][i], i)
-            for dim, basis in (found or {}).items():
-                row[_key(dim)].copy_(basis)
-        if self.carry:
-            after = self.bases(coords, state)
-            turns = {dim: basis.mT @ after[dim][members] for dim, basis in before.items()}
-            carry("linear", _of(members, lambda average: project(average, turns)))
+            if found is not None:
+                self.keep([i], {dim: basis.unsqueeze(0) for dim, basis in found.items()}, state)
+        self.take_along(members, before, self.bases(coords, state, members), carry)
+
+    def keep(self, members: list[int], bases: dict[int, Tensor], state: dict[str, Tensor]) -> None:
+        """Store the bases ``[len(members), d, r]`` of these members."""
+        for dim, basis in bases.items():
+            stored = state[_key(dim)]
+            stored[members] = basis.to(stored.dtype)
+
+    def take_along(self, members: list[int], before: dict[int, Tensor], after: dict[int, Tensor], carry: Carry) -> None:
+        """Bring the averages of these members into the coordinates of their new bases, if wanted."""
+        if self.carry is None:
+            return
+        turns = {dim: basis.mT @ after[dim] for dim, basis in before.items()}
+        carry("linear", _of(members, lambda average: project(average, turns)))
+        if self.carry == "root":
             carry("square", _of(members, lambda average: project(average.clamp(min=0).sqrt_(), turns).square_()))
+        else:
+            squares = {dim: turn.square() for dim, turn in turns.items()}
+            carry("square", _of(members, lambda average: project(average, squares)))
 
     def enter(self, coords: Tensor, state: dict[str, Tensor]) -> Tensor:
         return project(coords, self.bases(coords, state))
@@ -100,9 +115,11 @@ class Subspace(Frame):
             return direction
         return expand(direction if self.scale == 1 else direction * self.scale, bases)
 
-    def bases(self, coords: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
+    def bases(
+        self, coords: Tensor, state: dict[str, Tensor], members: list[int] | slice = slice(None)
+    ) -> dict[int, Tensor]:
         """The basis ``[B, d, r]`` of each projected dimension, in the dtype of the coordinates."""
-        return {dim: state[_key(dim)].to(coords.dtype) for dim in self.ranks(coords.shape[1:])}
+        return {dim: state[_key(dim)][members].to(coords.dtype) for dim in self.ranks(coords.shape[1:])}
 
     def member_bases(self, grad: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
         """As `bases`, ``[d, r]``, of one member."""
@@ -155,7 +172,8 @@ def along(x: Tensor, matrix: Tensor, dim: int) -> Tensor:
     wide = x.flatten(dim + 2)
     for _ in range(dim):
         matrix = matrix.unsqueeze(1)
-    return (matrix.mT @ wide).unflatten(-1, x.shape[dim + 2 :])
+    product = matrix.mT @ wide
+    return product.view(*product.shape[:-1], *x.shape[dim + 2 :])
 
 
 def _of(members: list[int], change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -170,4 +188,4 @@ def _of(members: list[int], change: Callable[[Tensor], Tensor]) -> Callable[[Ten
 
 
 def _key(dim: int) -> str:
-    return f"basis.{dim}"
+    return f"basis_{dim}"

@@ -19,15 +19,6 @@ from metrize.lab.runs import Comparison, is_finished
 from metrize.lab.tasks import task_of
 from metrize.lab.trainer import train
 
-# The four curves of arXiv:2305.16901; the first trains the weights without constraint. Learning rates are the best of
-# experiments/stiefel_transformer.py: the paper's 1e-3 is for its batch of 2048, and on digits it is too long for Adam.
-PAPER = (
-    "Adam lr=1e-4 betas=(0.9, 0.99)",
-    "Adam lr=1e-4 betas=(0.9, 0.99) on Stiefel()",
-    "SGD lr=1e-3 on Stiefel()",
-    "SGD lr=1e-3 momentum=0.5 on Stiefel()",
-)
-
 
 def compare(
     comparison: Comparison, folder: Path, on_event: Callable[[Event], None] | None = None, resume: bool = False
@@ -75,18 +66,20 @@ def parse_method(sentence: str, setting: RunConfig) -> RunConfig:
     """The configuration that a sentence such as ``SGD lr=0.01 momentum=0.5 on Stiefel()`` describes.
 
     Args:
-        sentence: optimizer, options of it, and after `` on `` the space of the attention weights.
+        sentence: optimizer, options of it, and after `` on `` the space of the task's constrained weights; without it
+            the task's own, and `` on none`` none.
         setting: everything that the sentence does not say.
 
     Raises:
-        ValueError: an option is not ``name=value``.
+        ValueError: an option is not ``name=value``, or the task is unknown.
     """
     method, _, space = sentence.partition(" on ")
     # Values such as (0.9, 0.99) hold spaces, so a word ends only where the next name begins.
     optimizer, *words = re.split(r"\s+(?=\w+=)", method.strip())
     options = parse_options(words)
     lr = float(options.pop("lr", setting.lr))
-    return dataclasses.replace(setting, optimizer=optimizer, space=space.strip() or None, lr=lr, options=options)
+    own = methods.space_of(setting.task, space.strip())
+    return dataclasses.replace(setting, optimizer=optimizer, space=own, lr=lr, options=options)
 
 
 def parse_options(words: Sequence[str]) -> dict[str, Any]:

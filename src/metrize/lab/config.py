@@ -13,9 +13,10 @@ class RunConfig:
     """One run of the lab; everything that decides its numbers is here.
 
     Args:
-        task: ``digits``, ``mnist`` or ``text``.
+        task: a name of `metrize.lab.tasks.TASKS`, such as ``digits``.
         optimizer: a name of the catalogue (``Adam``, ``AdamW``, ``SGD``, ...).
-        space: the sentence of the space put on the attention weights, such as ``Stiefel()``; None trains them freely.
+        space: the sentence of the space that the task's constrained weights are on, such as ``Stiefel()``; None trains
+            them freely.
         lr: learning rate.
         options: further keyword arguments of the optimizer (``{"momentum": 0.5}``).
         model: arguments of the task's model (``{"layers": 16, "skip": False}``).

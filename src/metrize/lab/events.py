@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +54,14 @@ class Evaluated:
         step: steps done.
         seconds: training time so far.
         loss: on the held-out part.
-        accuracy: share of right answers in [0, 1].
+        figures: what else the task measures, by key; None where it is not finite.
     """
 
     kind: ClassVar[str] = "eval"
     step: int
     seconds: float
     loss: float
-    accuracy: float
+    figures: Mapping[str, float | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +135,13 @@ def read_records(file: Path) -> list[Record]:
     return [_record(json.loads(line)) for line in lines]
 
 
-def _record(line: dict[str, float]) -> Record:
-    return _KINDS[str(line.pop("kind"))](**line)  # type: ignore[arg-type]
+def finite(values: Iterable[float]) -> list[float | None]:
+    """The values as JSON can hold them: None where one is not finite."""
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def _record(line: dict[str, Any]) -> Record:
+    return _KINDS[line.pop("kind")](**line)
 
 
 def _line(record: Record) -> str:

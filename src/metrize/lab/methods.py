@@ -7,11 +7,11 @@ from typing import Any
 import metrize
 from metrize.lab.config import RunConfig
 from metrize.lab.models import Model
-from metrize.lab.tasks import pick, task_of
+from metrize.lab.tasks import TASKS, pick, task_of
 
 
 def build(config: RunConfig) -> tuple[Model, metrize.Optimizer]:
-    """The model of the task, its attention weights on the space if one is named, and the optimizer of it all.
+    """The model of the task, its constrained weights on the space if one is named, and the optimizer of it all.
 
     Raises:
         ValueError: the task, the space or the optimizer is unknown; lists the known ones.
@@ -19,9 +19,23 @@ def build(config: RunConfig) -> tuple[Model, metrize.Optimizer]:
     optimizer = pick("optimizer", config.optimizer, metrize.catalogue())
     model = task_of(config).build_model(config)
     if config.space:
-        _constrain_attention(model, config.space)
+        _constrain(model, config.space)
     options = {name: _part(value) for name, value in config.options.items()}
     return model, optimizer(model, lr=config.lr, **options)
+
+
+def space_of(task: str, words: str | None) -> str | None:
+    """The space that a person means: the task's own where none is named, and ``none`` for no space.
+
+    Args:
+        task: name of the task.
+        words: what was written, such as ``Stiefel()``.
+
+    Raises:
+        ValueError: the task is unknown; lists the known ones.
+    """
+    own = pick("task", task, TASKS).space
+    return {"": own, "none": None}.get((words or "").lower(), words)
 
 
 def _part(value: Any) -> Any:
@@ -29,8 +43,7 @@ def _part(value: Any) -> Any:
     return metrize.parse(value) if isinstance(value, str) and value.endswith(")") else value
 
 
-def _constrain_attention(model: Model, sentence: str) -> None:
-    """Put every query, key and value matrix of every head on the space."""
-    space = metrize.parse_space(sentence).replace(blocks=model.qkv_blocks)
-    for layer in model.qkv():
-        metrize.constrain(layer, "weight", space)
+def _constrain(model: Model, sentence: str) -> None:
+    space = metrize.parse_space(sentence)
+    for module, name, blocks in model.constrained():
+        metrize.constrain(module, name, space.replace(blocks=blocks) if blocks > 1 else space)

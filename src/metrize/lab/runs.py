@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from metrize.lab.config import RunConfig
-from metrize.lab.events import Record, read_records
+from metrize.lab.events import Evaluated, Record, read_records
+from metrize.lab.tasks import Profile
 from metrize.lab.trainer import Summary
 
 # Fields that `RunConfig.label` already speaks of, and the seed, over which a report averages.
@@ -25,15 +26,17 @@ class Run:
         config: what was run.
         summary: its figures.
         records: what was measured on the way.
+        profiles: curves of the finished model.
     """
 
     config: RunConfig
     summary: Summary
     records: Sequence[Record]
+    profiles: Sequence[Profile] = ()
 
-    def series(self, kind: type[Record], key: str) -> list[float]:
-        """One field of all records of a kind, in order: ``series(Evaluated, "loss")``."""
-        return [getattr(record, key) for record in self.records if isinstance(record, kind)]
+    def series(self, kind: type[Record], key: str) -> list[float | None]:
+        """One field of all records of a kind, in order: ``series(Evaluated, "loss")``; None where there is none."""
+        return [_value(record, key) for record in self.records if isinstance(record, kind)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +134,16 @@ def slug(label: str) -> str:
 
 def _read(folder: Path) -> Run:
     summary = Summary(**json.loads((folder / "summary.json").read_text()))
-    return Run(RunConfig.load(folder), summary, read_records(folder / "metrics.jsonl"))
+    file = folder / "profiles.json"
+    profiles = json.loads(file.read_text()) if file.exists() else []
+    records = read_records(folder / "metrics.jsonl")
+    return Run(RunConfig.load(folder), summary, records, tuple(Profile(**profile) for profile in profiles))
+
+
+def _value(record: Record, key: str) -> float | None:
+    figures = record.figures if isinstance(record, Evaluated) else {}
+    value: float | None = figures[key] if key in figures else getattr(record, key, None)
+    return value
 
 
 def _other_fields() -> list[str]:

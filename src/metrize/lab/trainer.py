@@ -11,7 +11,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,9 +22,20 @@ import metrize
 from metrize.lab import checkpoint, methods
 from metrize.lab.config import RunConfig
 from metrize.lab.data import Data
-from metrize.lab.events import Began, Evaluated, Event, Journal, Record, Saved, SpaceChecked, Stepped, read_records
+from metrize.lab.events import (
+    Began,
+    Evaluated,
+    Event,
+    Journal,
+    Record,
+    Saved,
+    SpaceChecked,
+    Stepped,
+    finite,
+    read_records,
+)
 from metrize.lab.models import Model
-from metrize.lab.tasks import evaluate, task_of
+from metrize.lab.tasks import Conclusion, task_of
 
 _FORMAT = 1
 _LAST = 10
@@ -55,7 +66,6 @@ class Summary:
         parameters: numbers in the model.
         final_train_loss: mean over the last 10 batches; None if the first one was not finite.
         final_eval_loss: on the held-out part after the last step; None if the run diverged.
-        final_eval_accuracy: likewise, in [0, 1].
         best_eval_loss: the lowest of all evaluations.
         ms_per_step: median over all steps.
         optimizer_ms_per_step: median of ``optimizer.step`` alone.
@@ -63,6 +73,8 @@ class Summary:
         state_bytes: bytes of optimizer state.
         state_bytes_per_parameter: the same for each number of the model.
         parameter_bytes: bytes of the model's weights.
+        figures: what else the task measures of the trained model, by key; None where it is not finite, and empty if the
+            run diverged.
         space_error: largest distance of a constrained weight from its space at the end; None without a space.
         diverged: a loss was not finite, and the run ended there.
     """
@@ -74,7 +86,6 @@ class Summary:
     parameters: int
     final_train_loss: float | None
     final_eval_loss: float | None
-    final_eval_accuracy: float | None
     best_eval_loss: float | None
     ms_per_step: float | None
     optimizer_ms_per_step: float | None
@@ -82,6 +93,7 @@ class Summary:
     state_bytes: int
     state_bytes_per_parameter: float
     parameter_bytes: int
+    figures: Mapping[str, float | None]
     space_error: float | None
     diverged: bool
 
@@ -93,7 +105,7 @@ def train(
     resume: bool = False,
     stop: Callable[[], bool] | None = None,
 ) -> Summary:
-    """Train one run and keep it in a folder: ``config.json``, ``metrics.jsonl``, checkpoints, ``summary.json``.
+    """Train one run and keep it in a folder: config, metrics, checkpoints, ``summary.json``, ``profiles.json``.
 
     A run that is resumed has the same losses and weights, bit for bit, as one that was never interrupted (on the same
     machine with the same number of threads). On Ctrl-C or SIGTERM the current step is finished and saved; a second
@@ -133,7 +145,8 @@ class _Run:
         self.model: Model
         self.optimizer: metrize.Optimizer
         self.model, self.optimizer = methods.build(config)
-        self.data: Data = task_of(config).load(config)
+        self.task = task_of(config)
+        self.data: Data = self.task.load(config)
         self.step, self.seconds, self.diverged = 0, 0.0, False
         self.optimizer_seconds: list[float] = []
 
@@ -174,7 +187,11 @@ class _Run:
     def finish(self) -> Summary:
         if not self.diverged:
             self.save()
-        summary = self._summary()
+        conclusion = Conclusion() if self.diverged else self.task.conclude(self.model, self.data)
+        if conclusion.profiles:
+            profiles = [dataclasses.asdict(profile) for profile in conclusion.profiles]
+            (self.folder / "profiles.json").write_text(json.dumps(profiles, allow_nan=False) + "\n")
+        summary = self._summary(conclusion)
         (self.folder / "summary.json").write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
         return summary
 
@@ -196,11 +213,12 @@ class _Run:
         self._record(Stepped(self.step, self.seconds, value))
 
     def _evaluate(self) -> None:
-        loss, accuracy = evaluate(self.model, self.data.held_out)
+        figures = dict(self.task.evaluate(self.model, self.data))
+        loss = figures.pop("loss")
         if not math.isfinite(loss):
             self.diverged = True
             return
-        self._record(Evaluated(self.step, self.seconds, loss, accuracy))
+        self._record(Evaluated(self.step, self.seconds, loss, _finite(figures)))
         errors = metrize.error_on_space(self.model)
         if errors:
             error = max(error.item() for error in errors.values())
@@ -228,7 +246,7 @@ class _Run:
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
 
-    def _summary(self) -> Summary:
+    def _summary(self, conclusion: Conclusion) -> Summary:
         evaluations, checks = self.journal.of(Evaluated), self.journal.of(SpaceChecked)
         last = None if self.diverged else evaluations[-1]
         state_bytes, parameters = metrize.state_bytes(self.optimizer), _count(self.model)
@@ -239,11 +257,11 @@ class _Run:
             seconds=self.seconds,
             parameters=parameters,
             final_eval_loss=last.loss if last else None,
-            final_eval_accuracy=last.accuracy if last else None,
             best_eval_loss=min((evaluation.loss for evaluation in evaluations), default=None),
             state_bytes=state_bytes,
             state_bytes_per_parameter=state_bytes / parameters,
             parameter_bytes=sum(weight.nbytes for weight in self.model.parameters()),
+            figures={**last.figures, **_finite(conclusion.figures)} if last else {},
             space_error=checks[-1].error if checks and last else None,
             diverged=self.diverged,
             **self._times(),
@@ -319,6 +337,10 @@ def _stop_requests(stop: Callable[[], bool] | None) -> Iterator[Callable[[], boo
 
 def _ignore(event: Event) -> None:
     pass
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return dict(zip(figures, finite(figures.values()), strict=True))
 
 
 def _due(step: int, every: int) -> bool:

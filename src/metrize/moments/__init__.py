@@ -1,6 +1,28 @@
 """How an average is stored: read, write, update, bytes. Knows no norms."""
 
 from metrize.moments.base import Averages, Kind, Moments, Slot
+from metrize.moments.blocks import Blocks
+from metrize.moments.cover import Cover
 from metrize.moments.dense import Dense
+from metrize.moments.factored import Factored
+from metrize.moments.random_projection import RandomProjection
+from metrize.moments.rank_one import RankOne
+from metrize.moments.split import Split
+from metrize.moments.stream import Cut, Stream, boxes
 
-__all__ = ["Averages", "Dense", "Kind", "Moments", "Slot"]
+__all__ = [
+    "Averages",
+    "Blocks",
+    "Cover",
+    "Cut",
+    "Dense",
+    "Factored",
+    "Kind",
+    "Moments",
+    "RandomProjection",
+    "RankOne",
+    "Slot",
+    "Split",
+    "Stream",
+    "boxes",
+]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from metrize.moments.stream import Cut, Stream
 from metrize.part import Part, Spec
 
 Kind = Literal["linear", "square"]
@@ -44,7 +45,44 @@ class Slot:
 
 @dataclasses.dataclass(frozen=True)
 class Moments(Part):
-    """A storage for averages."""
+    """A storage for averages.
+
+    One that can work on pieces of a tensor, so that no temporary is as large as the tensor, answers `stream`.
+    """
+
+    flat_only: ClassVar[bool] = False
+    """Whether what is read has lost the symmetries of coordinates on a curved space, such as those of a skew block."""
+
+    streams: ClassVar[bool] = False
+    """Whether a step can go through an average piece by piece."""
+
+    ahead: ClassVar[bool] = False
+    """Whether an average can be used only once it has seen the whole tensor."""
+
+    rereads: ClassVar[bool] = True
+    """Whether what `Stream.again` says is what `Stream.update` said."""
+
+    align: ClassVar[int] = 1
+    """Pieces begin at multiples of so many numbers."""
+
+    def check_shape(self, shape: torch.Size) -> None:
+        """Refuse averages of a shape this storage has no answer for.
+
+        Raises:
+            ValueError: with the reason and the remedy.
+        """
+
+    def of(self, shape: torch.Size, kind: Kind) -> Moments:
+        """The storage that averages of this logical shape and kind really have; all else is asked of that one."""
+        return self
+
+    def layout(self, shape: torch.Size) -> tuple[int, ...] | None:
+        """The shape in which this storage sees a tensor that goes through it in pieces; None: any will do."""
+        return None
+
+    def stream(self, slot: Slot, state: dict[str, Tensor]) -> Stream:
+        """One step of an average, piece by piece; `state` is stacked, ``[B, ...]`` each."""
+        raise NotImplementedError
 
     def state_spec(self, name: str, shape: torch.Size, dtype: torch.dtype, kind: Kind) -> Spec:
         """What one average called `name` keeps for a parameter whose averages have this logical shape and dtype."""
@@ -84,17 +122,47 @@ class Moments(Part):
         return average
 
 
+@dataclasses.dataclass(frozen=True)
+class Streaming(Moments):
+    """A storage whose only way to take a step is `stream`: a whole tensor is one piece."""
+
+    flat_only: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
+
+    def layout(self, shape: torch.Size) -> tuple[int, ...]:
+        """The shape in which this storage sees a tensor."""
+        return tuple(shape)
+
+    def update(
+        self, slot: Slot, state: dict[str, Tensor], value: Tensor, decay: float | Tensor, gain: float | Tensor
+    ) -> Tensor:
+        stream, cut = self.stream(slot, state), Cut(self.layout(slot.shape))
+        piece = slot.stored(value).reshape(value.shape[0], *cut.layout)
+        decay, gain = per_member(decay, piece), per_member(gain, piece)
+        if self.ahead:
+            stream.observe(cut, piece, decay, gain)
+            stream.settle()
+        average = stream.again(cut) if self.ahead else stream.update(cut, piece, decay, gain)
+        stream.close()
+        return slot.points(average.expand_as(piece).reshape(value.shape[0], *slot.shape))
+
+
+del Streaming.known["Streaming"]  # what storages share is no storage
+
+
 def accumulate_(average: Tensor, value: Tensor, decay: float | Tensor, gain: float | Tensor, kind: Kind) -> None:
     """``a <- decay a + gain x`` in place, or with ``x^2``; tensors broadcast."""
-    if isinstance(gain, Tensor):
+    if kind == "linear" and not isinstance(gain, Tensor) and not isinstance(decay, Tensor) and decay == 1 - gain:
+        average.lerp_(value, gain)
+        return
+    if isinstance(decay, Tensor) or decay != 1:
         average.mul_(decay)
+    if isinstance(gain, Tensor):
         average.add_(value * gain) if kind == "linear" else average.addcmul_(value * gain, value)
     elif kind == "square":
-        average.mul_(decay).addcmul_(value, value, value=gain)
-    elif not isinstance(decay, Tensor) and decay == 1 - gain:
-        average.lerp_(value, gain)
+        average.addcmul_(value, value, value=gain)
     else:
-        average.mul_(decay).add_(value, alpha=gain)
+        average.add_(value, alpha=gain)
 
 
 @dataclasses.dataclass
@@ -113,6 +181,10 @@ class Averages:
     slots: dict[str, Slot]
     delay: int = 0
 
+    def __post_init__(self) -> None:
+        self._observed: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+
     def update(self, name: str, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
         """``a <- decay a + gain x`` (``x^2`` for squares); the average to use now, not to be changed in place.
 
@@ -122,22 +194,41 @@ class Averages:
             decay: a number, or ``[B]``.
             gain: a number, or ``[B]``.
         """
-        wide = [_per_member(x, value) if isinstance(x, Tensor) else x for x in (decay, gain)]
-        return self.moments.update(self.slots[name], self.state, value, *wide)
+        if name in self._observed:
+            return self.again(name)
+        decay, gain = per_member(decay, value), per_member(gain, value)
+        return self._storage(name).update(self.slots[name], self.state, value, decay, gain)
+
+    def observe(self, name: str, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> None:
+        """As `update`, for an average that a later pass over the tensor uses: `update` and `again` give it there."""
+        self._observed[name] = self.update(name, value, decay, gain)
+
+    def again(self, name: str) -> Tensor:
+        """The average that was observed in this step, not to be changed in place."""
+        return self._observed[name]
+
+    def add(self, name: str, share: Tensor) -> None:
+        """Add to a sum over the whole tensor that a later pass of this step uses: ``[B, *batch]``."""
+        self._sums[name] = self._sums[name] + share if name in self._sums else share
+
+    def total(self, name: str) -> Tensor:
+        """The sum of all that was added in the passes before."""
+        return self._sums[name]
 
     def read(self, name: str) -> Tensor:
         """The average as it was kept, in the rule's view; not to be changed in place."""
         slot = self.slots[name]
-        return slot.points(self.moments.read(slot, self.state))
+        return slot.points(self._storage(name).read(slot, self.state))
 
     def turn(self, kind: Kind, turn: Callable[[Tensor], Tensor]) -> None:
         """Change the coordinates of all averages of one kind."""
         for slot in self.slots.values():
             if slot.kind == kind:
-                stack = self.moments.read(slot, self.state)
+                storage = self._storage(slot.name)
+                stack = storage.read(slot, self.state)
                 average = slot.points(stack)
                 average.copy_(turn(average))
-                self.moments.write(slot, self.state, stack)
+                storage.write(slot, self.state, stack)
 
     def small(self, name: str) -> Tensor:
         """State that is kept as it is, such as one number for each point: ``[B, *batch]``."""
@@ -148,6 +239,17 @@ class Averages:
         """Steps the rule has taken for each parameter, this one included: ``[B]`` in float64."""
         return self.state["step"].double() - self.delay
 
+    @property
+    def count(self) -> float | Tensor:
+        """`step` as one number, where it is the same for all parameters."""
+        step = self.step
+        return float(step[0]) if len(step) == 1 or bool((step == step[0]).all()) else step
 
-def _per_member(value: Tensor, like: Tensor) -> Tensor:
-    return value.to(like).reshape(-1, *(1,) * (like.ndim - 1))
+    def _storage(self, name: str) -> Moments:
+        slot = self.slots[name]
+        return self.moments.of(slot.shape, slot.kind)
+
+
+def per_member(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """A number, or ``[B]`` in the dtype and on the device of a stack and shaped to multiply it."""
+    return value.to(like).reshape(-1, *(1,) * (like.ndim - 1)) if isinstance(value, Tensor) else value

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from metrize.moments.base import Kind, Moments, Slot
+from metrize.moments.base import Kind, Moments, Slot, accumulate_
+from metrize.moments.stream import Cut, Stream
 from metrize.part import Spec, choice
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
@@ -28,6 +29,8 @@ class Dense(Moments):
 
     dtype: Literal["bfloat16", "float32", "float64"] | None = None
 
+    streams: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.dtype is not None:
             choice(self, "dtype", tuple(_DTYPES))
@@ -44,3 +47,22 @@ class Dense(Moments):
     def write(self, slot: Slot, state: dict[str, Tensor], value: Tensor) -> None:
         if state[slot.name] is not value:
             state[slot.name].copy_(value)
+
+    def stream(self, slot: Slot, state: dict[str, Tensor]) -> Stream:
+        return _DenseStream(slot, state[slot.name])
+
+
+@dataclasses.dataclass
+class _DenseStream(Stream):
+    slot: Slot
+    kept: Tensor
+
+    def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
+        kept, average = cut.of(self.kept), self.again(cut)
+        accumulate_(average, value, decay, gain, self.slot.kind)
+        if average.dtype != kept.dtype:
+            kept.copy_(average)
+        return average
+
+    def again(self, cut: Cut) -> Tensor:
+        return cut.of(self.kept).to(self.slot.dtype)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from metrize.named.adafactor import Adafactor
 from metrize.named.adam import Adam, AdamW
+from metrize.named.adam_mini import AdamMini
+from metrize.named.apollo import APOLLO
+from metrize.named.came import CAME
+from metrize.named.coap import COAP
+from metrize.named.flora import Flora
+from metrize.named.galore import GaLore
+from metrize.named.hfac import HFac
 from metrize.named.modular import ModularNorm
 from metrize.named.muon import Muon
 from metrize.named.norm_sgd import NormSGD
@@ -10,12 +18,24 @@ from metrize.named.prodigy import Prodigy
 from metrize.named.scion import Scion
 from metrize.named.sgd import SGD
 from metrize.named.sign import Lion, SignSGD, Signum
+from metrize.named.sm3 import SM3
+from metrize.named.smmf import SMMF
 from metrize.optimizer import Optimizer
 
 __all__ = [
+    "APOLLO",
+    "CAME",
+    "COAP",
     "SGD",
+    "SM3",
+    "SMMF",
+    "Adafactor",
     "Adam",
+    "AdamMini",
     "AdamW",
+    "Flora",
+    "GaLore",
+    "HFac",
     "Lion",
     "ModularNorm",
     "Muon",
@@ -38,6 +58,16 @@ _CATALOGUE: tuple[type[Optimizer], ...] = (
     Muon,
     Scion,
     Prodigy,
+    Adafactor,
+    CAME,
+    SM3,
+    SMMF,
+    HFac,
+    AdamMini,
+    GaLore,
+    COAP,
+    Flora,
+    APOLLO,
 )
 
 

@@ -7,7 +7,7 @@ import difflib
 import fnmatch
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from metrize.spaces.declare import declared_space, remind
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class PlanRow:
     """What a plan says about one parameter.
 
     Args:
@@ -80,22 +80,15 @@ def plan(
     told = _matched(found, rules or {})
     for name, (answer, pattern) in told.items():
         found._answer(name, answer, f"as told for {pattern!r}")
-    unknown = [row.name for row in found.rows if row.role.reason.startswith("unknown") and row.name not in told]
-    if unknown:
-        warnings.warn(
-            f"no rule knows {', '.join(unknown)}: trained entry by entry by Adam; say more with "
-            f"metrize.plan(..., rules={{{unknown[0]!r}: ...}})",
-            UserWarning,
-            stacklevel=2,
-        )
+    _warn_of_unknown([row.name for row in found.rows if row.name not in told and row.recipe and not row.role.settled])
     return found
 
 
-class Plan(Mapping[str, Row]):
+class Plan(Mapping[str, PlanRow]):
     """Every parameter of a model, once: its role, its recipe and the reason. `print` shows it as a table.
 
-    ``plan[name]`` is a `Row`; ``plan[name] = answer`` changes it, with the answers that `metrize.plan` takes. A tied
-    parameter goes by any of its names.
+    ``plan[name]`` is a `PlanRow`; ``plan[name] = answer`` changes it, with the answers that `metrize.plan` takes. A
+    tied parameter goes by any of its names.
 
     Args:
         model: the model.
@@ -111,14 +104,14 @@ class Plan(Mapping[str, Row]):
         self._model, self._choices = model, choices
         self.notes, self.unused = found.notes, found.unused
         self._first = {name: first for first, names in found.names.items() for name in names}
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, PlanRow] = {}
         for name, parameter in model.named_parameters():
-            row = Row(name, found.names[name], tuple(parameter.shape), found.roles[name], None)
+            row = PlanRow(name, found.names[name], tuple(parameter.shape), found.roles[name], None)
             row = dataclasses.replace(row, frozen=not parameter.requires_grad)
             self._rows[name] = self._default(row, parameter)
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[PlanRow]:
         """One for each parameter, in the model's order."""
         return list(self._rows.values())
 
@@ -146,7 +139,7 @@ class Plan(Mapping[str, Row]):
             group["params"].append((row.name, parameters[row.name]))
         return list(groups.values())
 
-    def __getitem__(self, name: str) -> Row:
+    def __getitem__(self, name: str) -> PlanRow:
         return self._rows[self._known(name)]
 
     def __setitem__(self, name: str, answer: Answer) -> None:
@@ -167,7 +160,7 @@ class Plan(Mapping[str, Row]):
             raise KeyError(f"no parameter {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
         return self._first[name]
 
-    def _default(self, row: Row, parameter: Tensor) -> Row:
+    def _default(self, row: PlanRow, parameter: Tensor) -> PlanRow:
         """The row as its role is trained; on a space, by the default recipe, which honours the space."""
         space = declared_space(parameter)
         if not (parameter.is_floating_point() or parameter.is_complex()):
@@ -185,7 +178,7 @@ class Plan(Mapping[str, Row]):
             self._rows[name] = _with(row, Choice(meant.recipe, numbers), row.role, reason)
 
 
-def _with(row: Row, choice: Choice, role: Role, reason: str = "") -> Row:
+def _with(row: PlanRow, choice: Choice, role: Role, reason: str = "") -> PlanRow:
     """The row with another choice, its open layouts filled in.
 
     Raises:
@@ -221,6 +214,16 @@ def _matched(found: Plan, rules: Mapping[str, Answer]) -> dict[str, tuple[Answer
                     f"make one of them narrower, or leave one out and set plan[{name!r}] afterwards"
                 )
     return told
+
+
+def _warn_of_unknown(names: Sequence[str]) -> None:
+    if names:
+        warnings.warn(
+            f"no rule knows {', '.join(names)}: trained entry by entry; say more with "
+            f"metrize.plan(..., rules={{{names[0]!r}: ...}})",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _refuse(name: str, parameter: Tensor) -> None:

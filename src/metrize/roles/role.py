@@ -26,6 +26,9 @@ KINDS: dict[str, str] = {
 }
 """Every role and what it means."""
 
+UNKNOWN = "unknown"
+"""How the reason of a role begins that stands in for one that could not be found out."""
+
 VECTORS = frozenset({"gain", "bias", "scalar"})
 """Roles that never hold a linear map or a table."""
 
@@ -46,6 +49,11 @@ class Role(Part):
     kind: str
     layout: Layout = dataclasses.field(default_factory=Layout)
     reason: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def settled(self) -> bool:
+        """Whether anything was found out about the parameter."""
+        return not self.reason.startswith(UNKNOWN)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

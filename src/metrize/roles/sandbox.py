@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -44,7 +45,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         stack.callback(_restore_modes, {module: module.training for module in model.modules()})
         stack.callback(_restore_buffers, _buffers(model))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and loading the compiler takes seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for device in {"cpu", *(p.device.type for p in model.parameters())} - {"meta"}:
             stack.enter_context(torch.autocast(device, enabled=False))
         torch.backends.mha.set_fastpath_enabled(False)  # one fused call for a whole layer would hide its weights

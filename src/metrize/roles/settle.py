@@ -9,7 +9,7 @@ from torch import Tensor
 from metrize.norms import Layout
 from metrize.roles.modules import Guess
 from metrize.roles.reading import reading
-from metrize.roles.role import Role, solid
+from metrize.roles.role import UNKNOWN, Role, solid
 from metrize.roles.trace import Trace, Use
 
 _SMALLEST = 4  # a matrix with fewer rows or columns is no map that a spectral norm says anything about
@@ -83,13 +83,13 @@ def _entries(dims: Sequence[int], hows: set[str]) -> Role:
         return Role("bias", reason="added to activations")
     if hows and "other" not in hows:
         return Role("elementwise", reason="used entry by entry")
-    return Role("elementwise", reason="a vector" if len(dims) == 1 else "unknown")
+    return Role("elementwise", reason="a vector" if len(dims) == 1 else UNKNOWN)
 
 
 def _linear_map(shape: tuple[int, ...], uses: Sequence[Use]) -> Guess:
     layout = reading(shape, uses)
     if layout is None:
-        return Guess(Role("elementwise", reason="unknown: a matrix that no layout reads"))
+        return Guess(Role("elementwise", reason=f"{UNKNOWN}: a matrix that no layout reads"))
     if any(use.how == "lookup" for use in uses):
         return Guess(Role("tied", layout, "looked up and multiplied by"))
     if layout.unfold:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,38 +15,58 @@ from metrize.recipe import Recipe
 from metrize.roles.role import VECTORS
 
 if TYPE_CHECKING:
-    from metrize.roles.plan import Row
+    from metrize.roles.plan import PlanRow
 
 COLUMNS = ("parameter", "", "shape", "role", "read as", "trained by", "why")
 """Titles of `cells`."""
 
 
-def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """A line for each row; rows that differ in the numbers of their names alone share one.
+def cells(rows: Sequence[PlanRow]) -> list[tuple[str, ...]]:
+    """A line for each row; equal layers share one.
 
-    The shared name has a ``*`` for every number and matches these rows and no others.
+    The shared name has a ``*`` for every number where it matches these rows and no others, as patterns of
+    `metrize.plan` do, and else the numbers themselves in braces.
     """
-    names = [row.name for row in rows]
-    folded: dict[Any, list[Row]] = {}
+    names, folded = [row.name for row in rows], defaultdict(list)
     for row in rows:
-        folded.setdefault(_same(row), []).append(row)
+        folded[_same(row)].append(row)
     lines = []
     for row in rows:
-        alike, pattern = folded[_same(row)], _pattern(row.name)
-        if len(alike) == 1 or len(fnmatch.filter(names, pattern)) != len(alike):
+        alike = folded[_same(row)]
+        shared = _shared([other.name for other in alike], names)
+        if shared is None:
             lines.append(_line(row.name, [row]))
         elif row is alike[0]:
-            lines.append(_line(pattern, alike))
+            lines.append(_line(shared, alike))
     return lines
 
 
-def _same(row: Row) -> tuple[Any, ...]:
+def _same(row: PlanRow) -> tuple[Any, ...]:
     """Equal for rows that share a line."""
     reason = _pattern(row.role.reason)
     return _pattern(row.name), row.shape, row.role, repr(row.recipe), repr(row.numbers), row.frozen, reason
 
 
-def written(rows: Sequence[Row], notes: Iterable[str], unused: Sequence[str]) -> str:
+def _shared(alike: Sequence[str], names: Sequence[str]) -> str | None:
+    """One name for several parameters; None where there is no short one."""
+    if len(alike) == 1:
+        return None
+    if len(fnmatch.filter(names, _pattern(alike[0]))) == len(alike):
+        return _pattern(alike[0])
+    parts = list(zip(*(name.split(".") for name in alike), strict=True))
+    changing = [part for part in parts if len(set(part)) > 1]
+    if len(changing) > 1:
+        return None
+    return ".".join(part[0] if part not in changing else f"{{{_ranges([int(n) for n in part])}}}" for part in parts)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """``0, 1, 2, 5`` as ``0..2,5``."""
+    runs = [[n for _, n in run] for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    return ",".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def written(rows: Sequence[PlanRow], notes: Iterable[str], unused: Sequence[str]) -> str:
     """The table and what is to be said about it, as plain text."""
     lines = [COLUMNS, *cells(rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -59,7 +81,7 @@ def remarks(notes: Iterable[str], unused: Sequence[str]) -> list[str]:
     return [*told, f"note: the example does not use {', '.join(unused)}"] if unused else told
 
 
-def _line(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+def _line(name: str, rows: Sequence[PlanRow]) -> tuple[str, ...]:
     row = rows[0]
     count = f"x{len(rows)}" if len(rows) > 1 else ""
     shape = " x ".join(map(str, row.shape)) or "-"
@@ -68,7 +90,7 @@ def _line(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
     return name, count, shape, row.role.kind, layout, _method(row), reason
 
 
-def _method(row: Row) -> str:
+def _method(row: PlanRow) -> str:
     if row.recipe is None:
         return "left out"
     recipe = _unread(row.recipe)

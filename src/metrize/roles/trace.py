@@ -112,6 +112,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._write(call, self._result(call), [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)])
         return out
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would load its compiler, for seconds, to keep it out of here; `untouched` keeps it out already."""
+        return False
+
     def finish(self, output: Any) -> Trace:
         """What was seen, now that the pass returned its output."""
         leaves = [leaf for leaf in _leaves(output) if isinstance(leaf, Tensor)]

@@ -2,8 +2,26 @@
 
 from metrize.rules.adam import Adam
 from metrize.rules.base import Metric, Rule
+from metrize.rules.came import CAME
+from metrize.rules.clipped_average import ClippedAverage
 from metrize.rules.gradient import Gradient
+from metrize.rules.hfac import HFac
 from metrize.rules.momentum import Momentum
+from metrize.rules.scheduled import ScheduledAdam
 from metrize.rules.steepest import Lion, Steepest
+from metrize.rules.whitened import Whitened
 
-__all__ = ["Adam", "Gradient", "Lion", "Metric", "Momentum", "Rule", "Steepest"]
+__all__ = [
+    "CAME",
+    "Adam",
+    "ClippedAverage",
+    "Gradient",
+    "HFac",
+    "Lion",
+    "Metric",
+    "Momentum",
+    "Rule",
+    "ScheduledAdam",
+    "Steepest",
+    "Whitened",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from metrize.moments import Averages, Kind
 from metrize.norms import MaxEntry, Norm
 from metrize.part import Spec, choice
-from metrize.rules.base import Metric, Rule, number, per_point
+from metrize.rules.base import Metric, Pass, Rule, number, per_point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Adam(Rule):
         bias_correction: False leaves out the divisions by ``1 - b^t``. ``"step"`` does as well, and multiplies the step
             by ``sqrt(1 - b2^t) / (1 - b1^t)`` once the frame was left: ``D = m / (sqrt(v) + eps)``, with an eps that is
             not corrected, as in the papers' code of SOAP, GaLore and COAP.
+        normalized: D has a root mean square of 1 in every point, before the bias correction of ``"step"``.
 
     Raises:
         ValueError: an unknown option; betas or eps out of range.
@@ -35,6 +37,7 @@ class Adam(Rule):
 
     second_moment: Literal["elementwise", "scalar"] = "elementwise"
     bias_correction: bool | Literal["step"] = True
+    normalized: bool = False
 
     def __post_init__(self) -> None:
         choice(self, "second_moment", ("elementwise", "scalar"))
@@ -61,8 +64,8 @@ class Adam(Rule):
         return {"exp_avg_sq": (batch, dtype)} if self.second_moment == "scalar" else {}
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
-        beta1, beta2 = (number(beta) for beta in hyper["betas"])
-        exp_avg = averages.update("exp_avg", coords, beta1, 1 - beta1)
+        beta1, beta2 = self._decays(averages, hyper)
+        exp_avg = coords if beta1 is None else averages.update("exp_avg", coords, beta1, 1 - beta1)
         if self.second_moment == "scalar":
             mean_square = averages.small("exp_avg_sq")
             mean_square.lerp_(metric.sq_norm(coords) / metric.dim, 1 - beta2)
@@ -76,7 +79,23 @@ class Adam(Rule):
             denominator.mul_(per_point(bias1 / bias2.sqrt(), coords))
         # the diagonal of a skew block is 0, and 0 / 0 must stay 0 without an eps
         eps = (per_point(bias1, coords) * hyper["eps"]).clamp(min=torch.finfo(coords.dtype).tiny)
-        return torch.div(exp_avg, denominator.add_(eps))
+        direction = torch.div(exp_avg, denominator.add_(eps))
+        if self.normalized:
+            direction.div_(per_point((metric.sq_norm(direction) / metric.dim).sqrt() + 1e-30, coords))
+        return direction
+
+    def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
+        if self.second_moment == "scalar" or self.normalized:
+            return ()
+        return (self._look, self.direction) if "exp_avg_sq" in ahead else (self.direction,)
+
+    def _look(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> None:
+        beta2 = self._decays(averages, hyper)[1]
+        averages.observe("exp_avg_sq", coords, beta2, 1 - beta2)
+
+    def _decays(self, averages: Averages, hyper: dict[str, Any]) -> tuple[Any, Any]:
+        """Decay of both averages in this step, numbers or ``[B]``; None for the first: the gradient itself."""
+        return number(hyper["betas"][0]), number(hyper["betas"][1])
 
     def gain(self, step: Tensor, hyper: dict[str, Any]) -> float | Tensor:
         if self.bias_correction != "step":
@@ -85,7 +104,7 @@ class Adam(Rule):
         return (1 - beta2**step).sqrt() / (1 - beta1**step)
 
     def fusable(self, hyper: dict[str, Any]) -> bool:
-        return self.second_moment == "elementwise" and self.bias_correction is True
+        return self.second_moment == "elementwise" and self.bias_correction is True and not self.normalized
 
     def fused(
         self,

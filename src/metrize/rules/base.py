@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,9 +27,16 @@ class Metric:
     dim: int
 
 
+Pass = Callable[[Tensor, Averages, dict[str, Any], Metric], Any]
+"""One way through a tensor: arguments as `Rule.direction`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule(Part):
     """Turns coordinates of a gradient into a direction of ascent, keeping averages as it goes."""
+
+    flat_only: ClassVar[bool] = False
+    """Whether the direction has lost the symmetries of coordinates on a curved space, such as those of a skew block."""
 
     def in_norm(self) -> Norm:
         """The norm of a parameter in which this rule's steps are measured."""
@@ -61,6 +68,10 @@ class Rule(Part):
         """The averages kept in the shape of the coordinates, by name, and what each is of."""
         return {}
 
+    def averages_of(self, shape: torch.Size, hyper: dict[str, Any]) -> dict[str, Kind]:
+        """`averages`, without those that a tensor of this shape has no use for."""
+        return self.averages(hyper)
+
     def small_spec(self, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]) -> Spec:
         """State beside the averages, kept as it is.
 
@@ -75,6 +86,22 @@ class Rule(Part):
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         """Update the averages with ``coords`` ``[B, *batch, *point]`` and return the direction, same shape."""
         raise NotImplementedError
+
+    def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
+        """`direction`, cut where the whole tensor must have been seen; the last pass returns the direction.
+
+        Each pass may be called with one piece of a tensor after the other. None at all, where entries meet in more than
+        the storage of averages and `Averages.total`.
+
+        Args:
+            hyper: numbers of the parameter group.
+            ahead: averages that have to be observed in a pass before the one that uses them.
+        """
+        return ()
+
+    def revisits(self, hyper: dict[str, Any]) -> tuple[str, ...]:
+        """Averages that are used in a later pass than the one they are updated in."""
+        return ()
 
     def gain(self, step: Tensor, hyper: dict[str, Any]) -> float | Tensor:
         """What the step is multiplied by once the frame was left, one number or ``[B]``; weight decay does not see it.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metrize.moments import Averages, Kind
-from metrize.rules.base import Metric, Rule, number
+from metrize.rules.base import Metric, Pass, Rule, number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Momentum(Rule):
         gain = share if number(hyper["dampening"]) else 1.0
         buffer = averages.update("momentum_buffer", coords, momentum, gain)
         return torch.add(coords, buffer, alpha=momentum) if hyper["nesterov"] else buffer
+
+    def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
+        return (self.direction,)
 
     def fusable(self, hyper: dict[str, Any]) -> bool:
         return True

@@ -19,8 +19,8 @@ class Relative(StepSize):
     The rate is ``rho_t max(least, RMS(p))``, with ``rho_t = min(lr, 1 / sqrt(t))``, t the parameter's count of steps.
 
     Args:
-        schedule: of rho: ``"capped"`` as above; ``"warmup"``, ``min(1e-6 t, 1 / sqrt(t))``, which does not use lr except
-            that lr 0 is no step; ``"given"``, lr alone.
+        schedule: of rho: ``"capped"`` as above; ``"warmup"``, ``min(1e-6 t, 1 / sqrt(t))``, which of lr knows only
+            that 0 is no step; ``"given"``, lr alone.
         scaled_by_parameter: False leaves out the factor ``max(least, RMS(p))``.
         least: where the parameter is small, or zero.
 

@@ -7,10 +7,11 @@ from typing import Protocol
 from torch import Tensor
 
 from metrize.lab.data.digits import load_digits
-from metrize.lab.data.images import Images
 from metrize.lab.data.mnist import fetch_mnist, load_mnist
+from metrize.lab.data.samples import Samples
 from metrize.lab.data.streams import stream
 from metrize.lab.data.text import Text, load_text
+from metrize.lab.data.waves import Waves, simulate
 
 
 class Data(Protocol):
@@ -24,4 +25,15 @@ class Data(Protocol):
         """Inputs and targets of one step, a pure function of its arguments."""
 
 
-__all__ = ["Data", "Images", "Text", "fetch_mnist", "load_digits", "load_mnist", "load_text", "stream"]
+__all__ = [
+    "Data",
+    "Samples",
+    "Text",
+    "Waves",
+    "fetch_mnist",
+    "load_digits",
+    "load_mnist",
+    "load_text",
+    "simulate",
+    "stream",
+]

@@ -6,16 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metrize.lab.data.images import Images
+from metrize.lab.data.samples import Samples
 from metrize.lab.data.streams import stream
 
 _HELD_OUT = 0.2
+_SIDE = 8
 
 
-def load_digits() -> Images:
+def load_digits(side: int = 28) -> Samples:
     """The 1,797 digits of 8x8 pixels (UCI, test part), in [0, 1], enlarged to 28x28 so that MNIST models fit.
 
     About a fifth of every class is held out, the same samples whatever the run's seed.
+
+    Args:
+        side: pixels of a side; 8 leaves the images as they are.
 
     Raises:
         ImportError: scikit-learn is missing.
@@ -25,13 +29,15 @@ def load_digits() -> Images:
     except ImportError as error:
         raise ImportError("the digits come with scikit-learn: pip install 'metrize[data]'") from error
     images, labels = (torch.from_numpy(array) for array in datasets.load_digits(return_X_y=True))
-    images, labels = _enlarged(images.float().view(-1, 8, 8) / 16), labels.long()
+    images, labels = _enlarged(images.float().view(-1, _SIDE, _SIDE) / 16, side), labels.long()
     held_out = _held_out(labels)
-    return Images(images[~held_out], labels[~held_out], (images[held_out], labels[held_out]))
+    return Samples(images[~held_out], labels[~held_out], (images[held_out], labels[held_out]))
 
 
-def _enlarged(images: Tensor) -> Tensor:
-    return F.interpolate(images[:, None], size=(28, 28), mode="bilinear", align_corners=False)[:, 0]
+def _enlarged(images: Tensor, side: int) -> Tensor:
+    if side == _SIDE:
+        return images
+    return F.interpolate(images[:, None], size=(side, side), mode="bilinear", align_corners=False)[:, 0]
 
 
 def _held_out(labels: Tensor) -> Tensor:

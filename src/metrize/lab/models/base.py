@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import abc
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-class Model(nn.Module, abc.ABC):
-    """A model that knows its loss and where its attention weights are.
+class Weight(NamedTuple):
+    """A weight that can be put on a space.
 
-    Attributes:
-        qkv_blocks: matrices stacked along the rows of each weight of ``qkv()``: queries, keys and values of all heads.
+    Args:
+        module: whose weight it is.
+        name: of the weight in its module.
+        blocks: matrices stacked along its rows, each of which is a point.
     """
 
-    qkv_blocks: int
+    module: nn.Module
+    name: str
+    blocks: int = 1
+
+
+class Model(nn.Module, abc.ABC):
+    """A model that knows its loss and which of its weights a run's space constrains."""
 
     @abc.abstractmethod
-    def qkv(self) -> list[nn.Linear]:
-        """The fused query, key and value projections, first block first."""
+    def constrained(self) -> list[Weight]:
+        """The weights that are put on the space of a run, if it has one."""
 
     @abc.abstractmethod
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The training loss of a batch, 0-d.
 
         Args:
-            logits: ``[..., classes]``, what ``forward`` returned.
-            targets: ``[...]``, int64 class numbers.
+            outputs: ``[..., size]``, what ``forward`` returned.
+            targets: ``[...]``, int64 class numbers, or what the outputs are to be near to.
         """
+
+
+def squared_distance(outputs: Tensor, targets: Tensor) -> Tensor:
+    """``||X - Y||_F^2 / N`` of N samples, ``[N, size]`` each."""
+    return (outputs - targets).square().sum(-1).mean()
 
 
 def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:

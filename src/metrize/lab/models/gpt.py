@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metrize.lab.models.base import Model, linear
+from metrize.lab.models.base import Model, Weight, linear
 
 _STD = 0.02
 _ROTARY_BASE = 10_000.0
@@ -45,7 +45,6 @@ class GPT(Model):
         super().__init__()
         if width % (2 * heads):
             raise ValueError(f"width {width} must be a multiple of twice the {heads} heads")
-        self.qkv_blocks = 3 * heads
         self.embedding = nn.Embedding(vocab, width, _weight=torch.empty(vocab, width))
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
         self.norm = nn.RMSNorm(width)
@@ -66,13 +65,14 @@ class GPT(Model):
         logits: Tensor = self.head(self.norm(x))
         return logits
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats a token of logits ``[..., vocab]`` against targets ``[...]``."""
-        return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+        return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
 
-    def qkv(self) -> list[nn.Linear]:
+    def constrained(self) -> list[Weight]:
         """The attention weights ``[3*width, width]``: the heads' queries, then their keys, then their values."""
-        return [module.qkv for module in self.modules() if isinstance(module, _Block)]
+        blocks = (module for module in self.modules() if isinstance(module, _Block))
+        return [Weight(block.qkv, "weight", 3 * block.heads) for block in blocks]
 
     @torch.no_grad()
     def _draw(self, generator: torch.Generator, branch_std: float) -> None:

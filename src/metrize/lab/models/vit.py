@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metrize.lab.models.base import Model, glorot_, linear
+from metrize.lab.models.base import Model, Weight, glorot_, linear
 
 _SIDE = 28
 
@@ -65,7 +65,7 @@ class VisionTransformer(Model):
             raise ValueError(f"patch {patch} must divide {_SIDE}, and heads {heads} must divide its {width} pixels")
         if loss not in _LOSSES:
             raise ValueError(f"unknown loss {loss!r}; known: {', '.join(_LOSSES)}")
-        self.patch, self.qkv_blocks, self._loss = patch, 3 * heads, loss
+        self.patch, self._loss = patch, loss
         self.blocks = nn.Sequential(*(_Block(width, heads, skip) for _ in range(layers)))
         self.classifier = linear(width, classes)
         self._draw(generator)
@@ -75,19 +75,20 @@ class VisionTransformer(Model):
         tokens = self.blocks(_patches(images, self.patch))
         return F.linear(tokens[:, -1], self.classifier.weight)
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The chosen loss of logits ``[batch, classes]`` against labels ``[batch]``."""
-        return _LOSSES[self._loss](logits, targets)
+        return _LOSSES[self._loss](outputs, targets)
 
-    def qkv(self) -> list[nn.Linear]:
+    def constrained(self) -> list[Weight]:
         """The attention weights ``[3*width, width]``: the heads' queries, then their keys, then their values."""
-        return [module.qkv for module in self.modules() if isinstance(module, _Block)]
+        blocks = (module for module in self.modules() if isinstance(module, _Block))
+        return [Weight(block.qkv, "weight", 3 * block.heads) for block in blocks]
 
     @torch.no_grad()
     def _draw(self, generator: torch.Generator) -> None:
         for block in self.modules():
             if isinstance(block, _Block):
-                for matrix in block.qkv.weight.chunk(self.qkv_blocks):
+                for matrix in block.qkv.weight.chunk(3 * block.heads):
                     glorot_(matrix, generator)
                 glorot_(block.feed.weight, generator)
                 nn.init.zeros_(block.feed.bias)

@@ -13,7 +13,16 @@ import jinja2
 
 from metrize.lab.config import RunConfig
 from metrize.lab.report import plots
-from metrize.lab.report.table import Column, Row, best_rows, default_target, rows, useful_columns
+from metrize.lab.report.table import (
+    Column,
+    Row,
+    best_rows,
+    columns,
+    default_target,
+    figures_of,
+    rows,
+    useful_columns,
+)
 from metrize.lab.runs import Comparison, Run, by_method, read_runs, shared_settings
 
 _SILENT = ("checkpoint_every", "data_root")
@@ -52,7 +61,7 @@ def draw_report(folder: Path, target: float | None = None) -> Report:
     given = _chosen_target(folder) if target is None else target
     target_of, reached = (None, given) if given is not None else default_target(runs) or (None, None)
     table = rows(runs, reached)
-    report = Report(table, useful_columns(table, reached), folder / "report.html", reached, target_of)
+    report = Report(table, useful_columns(columns(runs), table, reached), folder / "report.html", reached, target_of)
     if not (folder / "config.json").exists():
         _write_summary(folder, report)
     report.page.write_text(_page(folder, runs, report))
@@ -78,9 +87,10 @@ def _page(folder: Path, runs: Sequence[Run], report: Report) -> str:
         title=_title(configs, list(methods)),
         settings=_settings(configs, runs[0]),
         report=report,
-        best=best_rows(report.rows),
+        best=best_rows(report.columns, report.rows),
         colours=plots.COLOURS,
-        drawings=plots.draw(methods, folder),
+        drawings=plots.draw(methods, figures_of(runs), folder),
+        references=list(dict.fromkeys(name for run in runs for profile in run.profiles for name in profile.references)),
         eval_every=configs[0].eval_every,
         window=plots.smoothing_window(configs[0].steps),
         seeds=max(len(group) for group in methods.values()),

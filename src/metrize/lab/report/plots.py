@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 
 from metrize.lab.events import Evaluated, Record, SpaceChecked, Stepped
 from metrize.lab.runs import Run
+from metrize.lab.tasks import Figure as TaskFigure
+from metrize.lab.tasks import Profile
 from metrize.lab.trainer import Summary
 
 # Told apart with any colour vision, and at least 3:1 against both the white and the dark page.
@@ -43,6 +46,7 @@ _STYLE: dict[Any, Any] = {
     "xtick.color": _INK,
     "ytick.color": _INK,
 }
+_DASHES = ("-", "--", ":", "-.")
 # A page with ten curves of 15,000 points would weigh megabytes and look the same.
 _POINTS = 400
 # Characters; of labels this long, two do not fit side by side.
@@ -78,14 +82,14 @@ class _Curve:
 
 @dataclasses.dataclass(frozen=True)
 class _Lines:
-    """What a line figure shows: ``key`` of the ``kind`` lines over ``x``."""
+    """What a line figure shows: ``key`` of the ``kind`` lines over ``x``; ``log`` None leaves that to the values."""
 
     name: str
     title: str
     kind: type[Record]
     key: str
     x: str
-    always_log: bool = False
+    log: bool | None = None
 
 
 _LINES = (
@@ -93,20 +97,27 @@ _LINES = (
     _Lines("train-loss-by-second", "Train loss by second", Stepped, "loss", "seconds"),
     _Lines("held-out-loss-by-step", "Held-out loss by step", Evaluated, "loss", "step"),
     _Lines("held-out-loss-by-second", "Held-out loss by second", Evaluated, "loss", "seconds"),
-    _Lines("space-error-by-step", "Error on the manifold by step", SpaceChecked, "error", "step", always_log=True),
 )
+_SPACE = _Lines("space-error-by-step", "Error on the manifold by step", SpaceChecked, "error", "step", log=True)
 
 
-def draw(methods: Mapping[str, Sequence[Run]], folder: Path) -> list[Drawing]:
+def draw(methods: Mapping[str, Sequence[Run]], figures: Mapping[str, TaskFigure], folder: Path) -> list[Drawing]:
     """Draw every figure that has something to show, and write its PNG into the folder.
 
     Args:
         methods: runs by method label; the order gives the colours.
+        figures: what the tasks measure beside the loss, by key.
         folder: where the PNG files go.
     """
     with matplotlib.rc_context(_STYLE):
-        lines = [_keep(what.name, what.title, _line_figure(what, methods), folder) for what in _drawable(methods)]
-        return [*lines, _keep("memory", "Memory", _memory_figure(methods), folder)]
+        lines = [
+            _keep(what.name, what.title, _line_figure(what, methods), folder) for what in _drawable(methods, figures)
+        ]
+        profiles = [
+            _keep(profile.name, profile.title, _profile_figure(profile, methods), folder)
+            for profile in {one.name: one for one in _profiles(methods)}.values()
+        ]
+        return [*lines, *profiles, _keep("memory", "Memory", _memory_figure(methods), folder)]
 
 
 def smoothing_window(steps: int) -> int:
@@ -114,9 +125,20 @@ def smoothing_window(steps: int) -> int:
     return max(1, steps // 50)
 
 
-def _drawable(methods: Mapping[str, Sequence[Run]]) -> list[_Lines]:
+def _drawable(methods: Mapping[str, Sequence[Run]], figures: Mapping[str, TaskFigure]) -> list[_Lines]:
     runs = [run for group in methods.values() for run in group]
-    return [what for what in _LINES if any(run.series(what.kind, what.key) for run in runs)]
+    known = [*_LINES, *(_lines_of(key, figure) for key, figure in figures.items()), _SPACE]
+    return [what for what in known if any(set(run.series(what.kind, what.key)) - {None} for run in runs)]
+
+
+def _lines_of(key: str, figure: TaskFigure) -> _Lines:
+    # what grows toward a best value, such as a share of right answers, ends where a logarithmic axis is flat
+    log = False if figure.best is max else None
+    return _Lines(f"{key}-by-step", f"{figure.title[0].upper()}{figure.title[1:]} by step", Evaluated, key, "step", log)
+
+
+def _profiles(methods: Mapping[str, Sequence[Run]]) -> list[Profile]:
+    return [profile for group in methods.values() for run in group for profile in run.profiles]
 
 
 def _keep(name: str, title: str, figure: Figure, folder: Path) -> Drawing:
@@ -130,28 +152,43 @@ def _keep(name: str, title: str, figure: Figure, folder: Path) -> Drawing:
 
 
 def _line_figure(what: _Lines, methods: Mapping[str, Sequence[Run]]) -> Figure:
-    curves = {label: _curve(runs, what) for label, runs in methods.items()}
-    columns = 2 if max(map(len, curves)) < _LONG else 1
-    figure, axes = _blank(height=2.9 + 0.2 * math.ceil(len(curves) / columns))
+    return _curves_figure(what.title, {label: _curve(runs, what) for label, runs in methods.items()}, {}, what.log)
+
+
+def _profile_figure(what: Profile, methods: Mapping[str, Sequence[Run]]) -> Figure:
+    curves = {label: _profile_curve(runs, what.name) for label, runs in methods.items()}
+    references = {name: _span(np.array(what.x), _positive([curve])) for name, curve in what.references.items()}
+    return _curves_figure(what.title, curves, references, None)
+
+
+def _curves_figure(
+    title: str, curves: Mapping[str, _Curve | None], references: Mapping[str, _Curve], log: bool | None
+) -> Figure:
+    names = [*curves, *references]
+    columns = 2 if max(map(len, names)) < _LONG else 1
+    figure, axes = _blank(height=2.9 + 0.2 * math.ceil(len(names) / columns))
     for index, (label, curve) in enumerate(curves.items()):
         if curve is not None:
-            _draw_curve(axes, curve, label, index)
-    axes.set(xlabel=what.x, ylabel=what.title.split(" by ")[0].lower(), xlim=(0, None))
-    if what.always_log or _ratio(axes) > 10:
+            _draw_curve(axes, curve, label, _look(index))
+    for dash, (name, curve) in zip(itertools.cycle(_DASHES[1:]), references.items(), strict=False):
+        _draw_curve(axes, curve, name, (_INK, dash))
+    what, x = title.split(" by ")
+    axes.set(xlabel=x, ylabel=what[0].lower() + what[1:], xlim=(0, None))
+    if log or (log is None and _ratio(axes) > 10):
         _use_log(axes)
     figure.legend(loc="outside lower left", ncols=columns, handlelength=1.4)
     return figure
 
 
-def _draw_curve(axes: Axes, curve: _Curve, label: str, index: int) -> None:
-    colour, dash = _look(index)
+def _draw_curve(axes: Axes, curve: _Curve, label: str, look: tuple[str, str]) -> None:
+    colour, dash = look
     axes.plot(curve.x, curve.mean, dash, color=colour, label=label)
     axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
 
 
 def _look(index: int) -> tuple[str, str]:
     """Colour and dash of the method at this place; dashes begin where the colours begin again."""
-    return COLOURS[index % len(COLOURS)], ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
+    return COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
 
 
 def _curve(runs: Sequence[Run], what: _Lines) -> _Curve | None:
@@ -163,11 +200,26 @@ def _curve(runs: Sequence[Run], what: _Lines) -> _Curve | None:
     window = smoothing_window(x.size) if what.kind is Stepped else 1
     smooth = np.lib.stride_tricks.sliding_window_view(values, window, axis=1).mean(axis=-1)
     kept = np.unique(np.linspace(0, smooth.shape[1] - 1, _POINTS).astype(int))
-    x, smooth = x[window - 1 :][kept], smooth[:, kept]
-    return _Curve(x, smooth.mean(axis=0), smooth.min(axis=0), smooth.max(axis=0))
+    return _span(x[window - 1 :][kept], smooth[:, kept])
 
 
-def _stack(series: Sequence[Sequence[float]]) -> Array:
+def _profile_curve(runs: Sequence[Run], name: str) -> _Curve | None:
+    """The seeds of one method laid over each other."""
+    own = [profile for run in runs for profile in run.profiles if profile.name == name]
+    return _span(np.array(own[0].x), _positive([profile.y for profile in own])) if own else None
+
+
+def _positive(series: Sequence[Sequence[float | None]]) -> Array:
+    """An error that is exactly 0 at the start has no place on a logarithmic axis."""
+    values = _stack(series)
+    return np.where(values == 0, np.nan, values)
+
+
+def _span(x: Array, values: Array) -> _Curve:
+    return _Curve(x, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+
+
+def _stack(series: Sequence[Sequence[float | None]]) -> Array:
     length = min(map(len, series))
     return np.array([values[:length] for values in series], dtype=np.float64)
 

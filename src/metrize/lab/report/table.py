@@ -10,6 +10,7 @@ from typing import Any
 
 from metrize.lab.events import Evaluated
 from metrize.lab.runs import Run, by_method
+from metrize.lab.tasks import Figure, task_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +67,11 @@ class Column:
         return self.show(stat.mean), f"{spread} {part}".strip()
 
 
-COLUMNS = (
+_LOSSES = (
     Column("final_train_loss", "train loss", "{:.4f}".format, "diverged"),
     Column("final_eval_loss", "held-out loss", "{:.4f}".format, "diverged"),
-    Column("final_eval_accuracy", "accuracy", "{:.2%}".format, "diverged", max),
+)
+_COSTS = (
     Column("steps_to_target", "steps to target", "{:.0f}".format, "not reached"),
     Column("seconds_to_target", "seconds to target", "{:.1f}".format, "not reached"),
     Column("ms_per_step", "ms per step", "{:.2f}".format),
@@ -102,6 +104,17 @@ class Row:
 _CROSSING = ("steps_to_target", "seconds_to_target")
 
 
+def figures_of(runs: Sequence[Run]) -> dict[str, Figure]:
+    """What the tasks of the runs measure beside the loss, by key."""
+    return {key: figure for run in runs for key, figure in task_of(run.config).figures.items()}
+
+
+def columns(runs: Sequence[Run]) -> list[Column]:
+    """Every figure that the runs can have: losses, those of their tasks, costs."""
+    own = [Column(key, one.title, one.show, "diverged", one.best) for key, one in figures_of(runs).items()]
+    return [*_LOSSES, *own, *_COSTS]
+
+
 def rows(runs: Sequence[Run], target: float | None) -> list[Row]:
     """One row a method.
 
@@ -109,14 +122,15 @@ def rows(runs: Sequence[Run], target: float | None) -> list[Row]:
         runs: finished runs.
         target: held-out loss whose first crossing is timed; None times nothing.
     """
-    return [_row(label, group, target) for label, group in by_method(runs).items()]
+    keys = [column.key for column in columns(runs)]
+    return [_row(label, group, keys, target) for label, group in by_method(runs).items()]
 
 
-def useful_columns(table: Sequence[Row], target: float | None) -> list[Column]:
+def useful_columns(known: Sequence[Column], table: Sequence[Row], target: float | None) -> list[Column]:
     """The columns that say something: no target, no time to it; no constrained weight, no error of it."""
     needless = _CROSSING if target is None else ()
-    applies = {column.key for column in COLUMNS if column.absent or any(row.stats[column.key].known for row in table)}
-    return [column for column in COLUMNS if column.key in applies and column.key not in needless]
+    applies = {column.key for column in known if column.absent or any(row.stats[column.key].known for row in table)}
+    return [column for column in known if column.key in applies and column.key not in needless]
 
 
 def default_target(runs: Sequence[Run]) -> tuple[str, float] | None:
@@ -129,9 +143,9 @@ def default_target(runs: Sequence[Run]) -> tuple[str, float] | None:
     return (ranked[1][1], ranked[1][0]) if len(ranked) > 1 else None
 
 
-def best_rows(table: Sequence[Row]) -> dict[str, str]:
+def best_rows(known: Sequence[Column], table: Sequence[Row]) -> dict[str, str]:
     """The label of the best mean by column key, where there is more than one method and a best."""
-    return {column.key: label for column in COLUMNS if (label := _best(table, column)) and len(table) > 1}
+    return {column.key: label for column in known if (label := _best(table, column)) and len(table) > 1}
 
 
 def _best(table: Sequence[Row], column: Column) -> str | None:
@@ -141,9 +155,9 @@ def _best(table: Sequence[Row], column: Column) -> str | None:
     return next(label for label, mean in means.items() if mean == column.best(list(means.values())))
 
 
-def _row(label: str, runs: Sequence[Run], target: float | None) -> Row:
-    figures = [{**dataclasses.asdict(run.summary), **_crossing(run, target)} for run in runs]
-    stats = {column.key: Stat(tuple(figure[column.key] for figure in figures)) for column in COLUMNS}
+def _row(label: str, runs: Sequence[Run], keys: Sequence[str], target: float | None) -> Row:
+    figures = [{**dataclasses.asdict(run.summary), **run.summary.figures, **_crossing(run, target)} for run in runs]
+    stats = {key: Stat(tuple(figure.get(key) for figure in figures)) for key in keys}
     return Row(label, tuple(run.config.seed for run in runs), stats)
 
 

@@ -1,4 +1,4 @@
-"""Labelled images in memory, and the order in which a run sees them."""
+"""Samples in memory, and the order in which a run sees them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from metrize.lab.data.streams import stream
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Images:
-    """Grey images with labels, split in a part to train on and a held-out part.
+class Samples:
+    """Inputs and targets, split in a part to train on and a held-out part.
 
     Args:
-        images: ``[n, 28, 28]``, float32 in [0, 1].
-        labels: ``[n]``, int64 class numbers.
-        held_out: images and labels that no batch contains.
+        inputs: ``[n, ...]``, floating point.
+        targets: ``[n, ...]``: class numbers, int64, or what the outputs are to be near to.
+        held_out: inputs and targets that no batch contains.
     """
 
-    images: Tensor
-    labels: Tensor
+    inputs: Tensor
+    targets: Tensor
     held_out: tuple[Tensor, Tensor]
 
     def batch(self, seed: int, step: int, size: int) -> tuple[Tensor, Tensor]:
@@ -34,16 +34,16 @@ class Images:
             size: samples of the batch.
 
         Returns:
-            images ``[size, 28, 28]`` and labels ``[size]``.
+            inputs and targets, ``[size, ...]`` each.
 
         Raises:
             ValueError: the batch is larger than the training part.
         """
-        if not 1 <= size <= len(self.labels):
-            raise ValueError(f"batch_size must be between 1 and the {len(self.labels)} training samples, not {size}")
-        epoch, index = divmod(step, len(self.labels) // size)
-        chosen = _order(len(self.labels), seed, epoch)[index * size : (index + 1) * size]
-        return self.images[chosen], self.labels[chosen]
+        if not 1 <= size <= len(self.inputs):
+            raise ValueError(f"batch_size must be between 1 and the {len(self.inputs)} training samples, not {size}")
+        epoch, index = divmod(step, len(self.inputs) // size)
+        chosen = _order(len(self.inputs), seed, epoch)[index * size : (index + 1) * size]
+        return self.inputs[chosen], self.targets[chosen]
 
 
 @functools.lru_cache(maxsize=2)

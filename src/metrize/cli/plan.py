@@ -1,0 +1,100 @@
+"""``metrize plan``: what every parameter of a model does, and what would train it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metrize.cli.commands import MendableError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from metrize.roles import Plan
+
+_TASK_SAMPLES = 2
+
+
+def plan(model: str, *, example: str | None = None) -> None:
+    """Show what every parameter of a model does, and what would train it.
+
+    Args:
+        model: A task of `metrize list`, or a function that makes a model, such as package.module:make_model.
+        example: What one forward pass takes: a shape, such as 8x3x32x32, or 2x16:int for token numbers; or a function
+            that makes it, such as package.module:make_batch. A task brings its own.
+    """
+    import metrize
+
+    try:
+        made, own = (_called(model), None) if ":" in model else _of_task(model, example)
+        drawn = metrize.plan(made, own if example is None else _example(example))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise MendableError("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
+    _show(drawn, Console())
+
+
+def _show(drawn: Plan, console: Console) -> None:
+    """A table for a person, plain text for a pipe."""
+    from metrize.roles.show import COLUMNS, cells, remarks
+
+    if not console.is_terminal:
+        print(drawn)
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for title in COLUMNS:
+        table.add_column(title, overflow="fold")
+    for line in cells(drawn.rows):
+        table.add_row(*map(Text, line))
+    console.print(table, *map(Text, remarks(drawn.notes, drawn.unused)))
+
+
+def _of_task(name: str, example: str | None) -> tuple[nn.Module, Any]:
+    """The model of a task, and samples of its data unless the user brings an example."""
+    from metrize.lab.config import RunConfig
+    from metrize.lab.tasks import task_of
+
+    config = RunConfig(task=name)
+    task = task_of(config)
+    if example is not None:
+        return task.build_model(config), None
+    try:
+        inputs, _ = task.load(config).held_out
+    except ValueError as error:
+        raise MendableError(f"{error}; or say what the model takes: --example SHAPE") from error
+    return task.build_model(config), inputs[:_TASK_SAMPLES]
+
+
+def _example(text: str) -> Any:
+    """A tensor of a shape, or what a function makes."""
+    import torch
+
+    shape = re.fullmatch(r"(\d+(?:x\d+)*)(:int)?", text)
+    if shape is None:
+        return _called(text)
+    sizes = [int(size) for size in shape[1].split("x")]
+    if shape[2]:
+        return torch.zeros(sizes, dtype=torch.int64)  # a number that every table has
+    return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
+
+
+def _called(path: str) -> Any:
+    """What the function at ``package.module:name`` returns; modules of the current folder are found too."""
+    module, colon, name = path.partition(":")
+    if not colon:
+        raise MendableError(f"{path!r} is neither a shape such as 2x16:int nor a function such as package.module:name")
+    sys.path.insert(0, os.getcwd())
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise MendableError(f"cannot find {path!r}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return made()

@@ -1,0 +1,105 @@
+"""The largest of the averages in each slice."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metrize.moments.base import Kind, Moments, Slot, Streaming, accumulate_, per_member
+from metrize.moments.dense import Dense
+from metrize.moments.stream import Cut, Stream
+from metrize.part import Spec, choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Cover(Streaming):
+    """Averages of squares as one number for each slice along each dimension (SM3, arXiv:1901.11150).
+
+    An entry's average is read as the least number of the slices that it lies in, ``min_i A_i``. Averages with signs,
+    and tensors with fewer than two dimensions, are stored densely.
+
+    Args:
+        variant: ``"II"`` adds the new square to what is read, ``v = decay min_i A_i + gain g^2``, uses v and keeps the
+            largest v of each slice; ``"I"`` adds the largest square of each slice to its number. II is the tighter one.
+
+    Raises:
+        ValueError: an unknown variant.
+    """
+
+    variant: Literal["II", "I"] = "II"
+
+    def __post_init__(self) -> None:
+        choice(self, "variant", ("II", "I"))
+
+    @property
+    def ahead(self) -> bool:  # type: ignore[override]
+        return self.variant == "I"
+
+    @property
+    def rereads(self) -> bool:  # type: ignore[override]
+        return self.variant == "I"
+
+    def of(self, shape: torch.Size, kind: Kind) -> Moments:
+        return Dense() if kind == "linear" or len(shape) < 2 else self
+
+    def state_spec(self, name: str, shape: torch.Size, dtype: torch.dtype, kind: Kind) -> Spec:
+        return {f"{name}.{d}": ((length,), dtype) for d, length in enumerate(shape)}
+
+    def stream(self, slot: Slot, state: dict[str, Tensor]) -> _CoverStream:
+        return _CoverStream([state[f"{slot.name}.{d}"] for d in range(len(slot.shape))])
+
+    def read(self, slot: Slot, state: dict[str, Tensor]) -> Tensor:
+        return self.stream(slot, state).again(Cut(self.layout(slot.shape)))
+
+    def write(self, slot: Slot, state: dict[str, Tensor], value: Tensor) -> None:
+        stream = self.stream(slot, state)
+        stream.raise_to(Cut(self.layout(slot.shape)), value)
+        stream.close()
+
+
+class _CoverStream(Stream):
+    def __init__(self, covers: list[Tensor]) -> None:
+        self.covers = covers
+        self.largest = [torch.zeros_like(cover) for cover in covers]
+        self.observed = False
+
+    def observe(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> None:
+        self.raise_to(cut, value.square())
+        self.decay, self.gain = decay, gain
+
+    def settle(self) -> None:
+        for cover, largest in zip(self.covers, self.largest, strict=True):
+            accumulate_(cover, largest, per_member(self.decay, cover), per_member(self.gain, cover), "linear")
+        self.observed = True
+
+    def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
+        average = self.again(cut)
+        accumulate_(average, value, decay, gain, "square")
+        self.raise_to(cut, average)
+        return average
+
+    def again(self, cut: Cut) -> Tensor:
+        parts = [self._part(cut, cover, d) for d, cover in enumerate(self.covers)]
+        least = torch.minimum(parts[0], parts[1])
+        for part in parts[2:]:
+            least = torch.minimum(least, part)
+        return least
+
+    def raise_to(self, cut: Cut, piece: Tensor) -> None:
+        """Let the slices know the numbers of a piece."""
+        for d, largest in enumerate(self.largest):
+            part = self._part(cut, largest, d)
+            others = [1 + e for e in range(len(self.covers)) if e != d]
+            torch.maximum(part, piece.amax(others, keepdim=True), out=part)
+
+    def close(self) -> None:
+        if not self.observed:
+            torch._foreach_copy_(self.covers, self.largest)
+
+    def _part(self, cut: Cut, cover: Tensor, dim: int) -> Tensor:
+        """The slices along one dimension that a piece meets, shaped to broadcast with it."""
+        part = cover[:, cut.index[dim]] if dim < len(cut.index) else cover
+        return part.reshape(len(cover), *(-1 if d == dim else 1 for d in range(len(self.covers))))

@@ -1,0 +1,83 @@
+"""A tensor seen in pieces, so that an average is nowhere uncompressed as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A box of a tensor: single places of its first dimensions, a range of the next, and all that lies behind.
+
+    Its numbers are neighbours in a contiguous tensor.
+
+    Args:
+        layout: the shape in which the tensor is seen.
+        index: a range for each of the first dimensions of the layout; of all of them but the last, a single place.
+    """
+
+    layout: tuple[int, ...]
+    index: tuple[slice, ...] = ()
+
+    def of(self, stack: Tensor) -> Tensor:
+        """The box of a contiguous stack ``[B, *shape]``, with all dimensions of the layout; a view."""
+        return stack.view(stack.shape[0], *self.layout)[(slice(None), *self.index)]
+
+    def of_factor(self, factor: Tensor, dim: int) -> Tensor:
+        """The part of a stack ``[B, *layout without dim]`` that belongs to the box."""
+        return factor[(slice(None), *self.index[:dim], *self.index[dim + 1 :])]
+
+    @property
+    def start(self) -> int:
+        """Place of its first number in a contiguous tensor."""
+        behind = (math.prod(self.layout[i + 1 :]) for i in range(len(self.index)))
+        return sum(int(cut.start) * size for cut, size in zip(self.index, behind, strict=True))
+
+    @property
+    def stop(self) -> int:
+        """Place behind its last number."""
+        lengths = [cut.stop - cut.start for cut in self.index] + list(self.layout[len(self.index) :])
+        return self.start + math.prod(lengths)
+
+
+def boxes(layout: tuple[int, ...], size: int, align: int = 1) -> list[Cut]:
+    """A whole tensor, cut into boxes of about `size` numbers that begin at multiples of `align`."""
+    behind = [math.prod(layout[i + 1 :]) for i in range(len(layout))]
+    along = next((i for i, numbers in enumerate(behind) if numbers <= size), None)
+    if along is None or (along and math.prod(layout[along:]) % align):
+        return [Cut(layout)]
+    rows = max(size // max(1, behind[along]) // align, 1) * align
+    places = itertools.product(*(range(length) for length in layout[:along]))
+    ranges = [slice(a, min(a + rows, layout[along])) for a in range(0, layout[along], rows)]
+    return [Cut(layout, (*(slice(i, i + 1) for i in place), piece)) for place in places for piece in ranges]
+
+
+class Stream:
+    """One step of one average, piece by piece.
+
+    Every piece is either handed to `update`, or to `observe` in a pass of its own that ends with `settle`. Afterwards
+    `again` gives the average of any piece, and `close` ends the step. Pieces of averages have the shape of `Cut.of`,
+    or one that broadcasts to it.
+    """
+
+    def observe(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> None:
+        """Take in a piece of x, in ``a <- decay a + gain x`` (``x^2`` where the average is of squares)."""
+        self.update(cut, value, decay, gain)
+
+    def settle(self) -> None:
+        """Every piece was observed."""
+
+    def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
+        """Take in a piece of x and return the average to use now."""
+        raise NotImplementedError
+
+    def again(self, cut: Cut) -> Tensor:
+        """The average of a piece that was taken in before."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The step is over."""

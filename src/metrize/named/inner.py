@@ -1,0 +1,38 @@
+"""The optimizers that work inside a low-rank frame."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from metrize import rules
+from metrize.frames import Frame
+from metrize.moments import Dense, Factored, Moments, Split
+from metrize.recipe import Recipe
+
+Inner = Literal["adam", "adafactor"]
+
+
+def inner_recipe(frame: Frame, inner: Inner, moments: Moments | None) -> Recipe:
+    """Adam as the published codes have it (an eps that is not corrected, decay after the step), or Adafactor.
+
+    Args:
+        frame: in whose coordinates it works.
+        inner: which of the two.
+        moments: storage of its averages; None: dense, and for Adafactor factored squares.
+
+    Raises:
+        ValueError: there is no such optimizer.
+    """
+    if inner == "adam":
+        rule = rules.Adam(bias_correction="step")
+        return Recipe(frame=frame, moments=moments or Dense(), rule=rule, decay="after")
+    if inner == "adafactor":
+        return Recipe(frame=frame, moments=moments or Split(Dense(), Factored("last")), rule=rules.Whitened())
+    raise ValueError(f"inner={inner!r}: 'adam' or 'adafactor'")
+
+
+def inner_numbers(inner: Inner, betas: tuple[float, float], eps: float | None) -> dict[str, Any]:
+    """The numbers of the group that it reads."""
+    if inner == "adam":
+        return {"betas": betas, "eps": 1e-6 if eps is None else eps}
+    return {"momentum": betas[0], "eps": 1e-30 if eps is None else eps}

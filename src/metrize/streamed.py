@@ -1,0 +1,166 @@
+"""Vector spaces whose tensors are updated piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrize.bucket import Bucket, Stacked, _per_member, _stack
+from metrize.decay import shrink_after_, shrink_before_
+from metrize.frames import Identity
+from metrize.moments import Averages, Cut, Stream, boxes
+from metrize.recipe import Recipe
+from metrize.rules import Rule
+from metrize.spaces import Space
+from metrize.spaces.base import compute_dtype
+from metrize.state import State, real, slots
+from metrize.step_sizes import Given, Relative
+
+
+def streamable(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> bool:
+    """Whether this recipe can work on pieces of this tensor."""
+    plain = space.flat and isinstance(recipe.frame, Identity) and isinstance(recipe.step_size, Given | Relative)
+    if not plain or not _has_passes(recipe.rule, group) or not p.is_contiguous():
+        return False
+    shape, dtype = real(p).shape, compute_dtype(p.dtype)
+    if recipe.rule.small_spec(shape, (), dtype, group):
+        return False
+    kept = {
+        slot.name: recipe.moments.of(shape, slot.kind) for slot in slots(recipe, space, shape, dtype, group).values()
+    }
+    return (
+        all(storage.streams for storage in kept.values())
+        and all(kept[name].rereads for name in recipe.rule.revisits(group) if name in kept)
+        and len({storage.layout(shape) for storage in kept.values()} - {None}) < 2
+    )
+
+
+def _has_passes(rule: Rule, group: dict[str, Any]) -> bool:
+    """Whether the rule says how to go through a tensor in pieces, and no class behind it has another direction."""
+    told, done = (next(cls for cls in type(rule).__mro__ if key in vars(cls)) for key in ("passes", "direction"))
+    return issubclass(told, done) and bool(rule.passes(group))
+
+
+def piece_size(p: Tensor) -> int:
+    """Numbers of a piece: few enough to stay in a core's cache, or to be small beside a tensor on a device."""
+    return 2**17 if p.device.type == "cpu" else max(2**20, p.numel() // 8)
+
+
+class Streamed(Stacked):
+    """Small equal tensors in batches of bounded size; a large one piece by piece.
+
+    Averages are read, updated, used and written for one piece before the next is looked at, so that the temporaries of
+    a step are as large as a few pieces, and stay in cache.
+    """
+
+    def arrange(self) -> None:
+        for state in self.states:
+            for key in self.keys:
+                state[key] = state[key].contiguous()
+        super().arrange()
+        p = real(self.params[0])
+        storages = {name: self.recipe.moments.of(p.shape, slot.kind) for name, slot in self._slots.items()}
+        self._ahead = frozenset(name for name, storage in storages.items() if storage.ahead)
+        self._size = piece_size(p)
+        layout = next(filter(None, (storage.layout(p.shape) for storage in storages.values())), tuple(p.shape))
+        self._cuts = boxes(layout, self._size, max((storage.align for storage in storages.values()), default=1))
+
+    def gather(self) -> None:
+        Bucket.gather(self)
+
+    def apply(self) -> None:
+        if self.params[0].numel() > self._size:
+            for i, grad in zip(self.present, self.gradients, strict=True):
+                self._go_through(real(self.params[i]), grad, {key: v[i : i + 1] for key, v in self._stack.items()})
+        else:
+            for members, grad, state in self._batches():
+                self._step(members, grad, state)
+        self.gradients = []
+
+    def _batches(self) -> Iterator[tuple[list[int], Tensor, State]]:
+        """Members, gradients and states that lie side by side, as many as make up a piece."""
+        most = max(1, self._size // max(1, self.params[0].numel()))
+        at = 0
+        while at < len(self.present):
+            first, end = self.present[at], at + 1
+            while end < len(self.present) and end - at < most and self.present[end] == first + end - at:
+                end += 1
+            state = {key: value[first : first + end - at] for key, value in self._stack.items()}
+            yield self.present[at:end], _stack(self.gradients[at:end]), state
+            at = end
+
+    def _go_through(self, parameter: Tensor, grad: Tensor, state: State) -> None:
+        """One journey of a large tensor."""
+        stack, grad = parameter.unsqueeze(0), grad.contiguous().unsqueeze(0)
+        state["step"].add_(1)
+        one = torch.empty(1, dtype=self._dtype, device=parameter.device)
+        rate = self._rate(stack, one, state)
+        averages = Pieces(self.recipe.moments, state, self._slots)
+        *looks, last = self.recipe.rule.passes(self.group, self._ahead)
+        for look in looks:
+            for cut in averages.along(self._cuts):
+                coords = self._descent(cut.of(grad), cut.of(stack))
+                look(coords, averages, self.group, self._metric)
+        gain = _per_member(self.recipe.rule.gain(averages.step, self.group), one)
+        for cut in averages.along(self._cuts):
+            points = cut.of(stack)
+            wide = points.to(self._dtype)
+            coords = self._descent(cut.of(grad), wide)
+            shrink_before_(self.recipe.decay, wide, rate, self.space, self.group)
+            direction = last(coords, averages, self.group, self._metric)
+            velocity = self.recipe.step_size.velocity(direction, rate * gain)
+            self.space.move_(wide, velocity, None, state)
+            shrink_after_(self.recipe.decay, wide, velocity, rate, self.space, self.group)
+            if wide.dtype != points.dtype:
+                points.copy_(wide)
+        averages.close()
+
+
+class Pieces(Averages):
+    """Averages of one piece of a tensor after the other."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.cut = Cut(())
+        self._streams: dict[str, Stream] = {
+            name: self._storage(name).stream(slot, self.state) for name, slot in self.slots.items()
+        }
+        self._fresh: set[str] = set()
+        self._settled: set[str] = set()
+        self._count = super().count
+
+    def along(self, cuts: list[Cut]) -> Iterator[Cut]:
+        """One pass over the tensor."""
+        for self.cut in cuts:
+            yield self.cut
+        for name in self._fresh:
+            self._streams[name].settle()
+        self._settled |= self._fresh
+        self._fresh.clear()
+
+    def close(self) -> None:
+        """The step is over."""
+        for stream in self._streams.values():
+            stream.close()
+
+    def update(self, name: str, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
+        if name in self._settled:
+            return self.again(name)
+        return self._streams[name].update(self.cut, value, decay, gain)
+
+    def observe(self, name: str, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> None:
+        self._streams[name].observe(self.cut, value, decay, gain)
+        self._fresh.add(name)
+
+    def again(self, name: str) -> Tensor:
+        return self._streams[name].again(self.cut)
+
+    def read(self, name: str) -> Tensor:
+        return self.again(name)
+
+    @property
+    def count(self) -> float | Tensor:
+        return self._count

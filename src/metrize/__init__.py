@@ -1,9 +1,9 @@
 """metrize: PyTorch optimizers that give every tensor the geometry it deserves."""
 
-from metrize import frames, norms, rules, step_sizes
+from metrize import frames, memory, norms, rules, step_sizes
 from metrize.frames import Identity
 from metrize.in_backward import InBackward
-from metrize.memory import state_bytes
+from metrize.memory import Prediction, predict, state_bytes
 from metrize.moments import Blocks, Cover, Dense, Factored, RandomProjection, RankOne, Split
 from metrize.named import (
     APOLLO,
@@ -86,6 +86,7 @@ __all__ = [
     "Orthogonal",
     "Plan",
     "PlanRow",
+    "Prediction",
     "Prodigy",
     "Product",
     "RandomProjection",
@@ -113,10 +114,12 @@ __all__ = [
     "from_geoopt",
     "from_parametrization",
     "measured",
+    "memory",
     "norms",
     "parse",
     "parse_space",
     "plan",
+    "predict",
     "rules",
     "spaces_of",
     "state_bytes",

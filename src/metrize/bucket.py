@@ -142,6 +142,7 @@ class Stacked(Bucket):
         self._slots = slots(self.recipe, self.space, shape, self._dtype, self.group)
         self._stack = {key: stacked(self.states, key) for key in self.keys}
         self._versions: list[int] = []
+        self._frame_moves = self.recipe.frame.moves and self.space.flat and self.recipe.decay != "cautious"
 
     def gather(self) -> None:
         """As any bucket, and look at points that someone else wrote to since the last step.
@@ -224,8 +225,8 @@ class Stacked(Bucket):
             framing.open(coords)
         if not looks:
             gain = _per_member(self.recipe.rule.gain(averages.step, group), points)
-            velocity = self.recipe.step_size.velocity(self._direction(coords, averages, framing), rate * gain)
-            space.move_(points, velocity, section, state)
+            direction = self._direction(coords, averages, framing)
+            velocity = self._move_(points, direction, rate * gain, section, framing, coords)
             shrink_after_(decay, points, velocity, rate, space, group)
         if float(group["lr"]) != 0:  # a step of length zero leaves every bit where it is
             space.polish_(points, state["step"], state)
@@ -239,9 +240,20 @@ class Stacked(Bucket):
         return added(self.recipe.decay, grad, stack, self.space, self.group)
 
     def _direction(self, coords: Tensor, averages: Averages, framing: Framing) -> Tensor:
-        """The rule, in the coordinates of the frame and out of them."""
+        """The rule, in the coordinates of the frame."""
         inner, hyper = self.recipe.step_size.scaled(framing.enter(coords), framing.state, self.group)
-        return framing.leave(self.recipe.rule.direction(inner, averages, hyper, self._metric), coords)
+        return self.recipe.rule.direction(inner, averages, hyper, self._metric)
+
+    def _move_(
+        self, points: Tensor, direction: Tensor, rate: float | Tensor, section: Any, framing: Framing, coords: Tensor
+    ) -> Tensor | None:
+        """Out of the frame and along the space; the velocity, unless the frame itself moved the points."""
+        if self._frame_moves:
+            self.recipe.frame.move_(points, direction, rate, framing.state, coords)
+            return None
+        velocity = self.recipe.step_size.velocity(framing.leave(direction, coords), rate)
+        self.space.move_(points, velocity, section, framing.state)
+        return velocity
 
     def _rate(self, stack: Tensor, points: Tensor, state: State) -> float | Tensor:
         """The length of the step: a number, or one for each member, shaped to multiply points."""

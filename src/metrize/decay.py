@@ -35,7 +35,7 @@ def shrink_before_(
 
 
 def shrink_after_(
-    convention: Decay, points: Tensor, velocity: Tensor, rate: float | Tensor, space: Space, group: dict[str, Any]
+    convention: Decay, points: Tensor, velocity: Tensor | None, rate: float | Tensor, space: Space, group: dict[str, Any]
 ) -> None:
     """As `shrink_before_`, for the conventions that wait for the step.
 
@@ -46,7 +46,7 @@ def shrink_after_(
     share = _share(convention, rate, group)
     if convention == "after":
         space.shrink_(points, 1 - share)
-    elif not space.compact:
+    elif velocity is not None and not space.compact:
         before = points - velocity
         points.sub_(before * (before * velocity < 0) * share)
 

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from metrize import checkpoint
-from metrize.bucket import Bucket, Fused, Stacked
+from metrize.bucket import Bucket, Fused
 from metrize.exchange import Exchange
 from metrize.frames import Frame
 from metrize.framing import point_shape
 from metrize.groups import Params, name_of, named_members, newly_declared, settle, space_of
+from metrize.kinds import alone, kind_of
 from metrize.linalg import all_finite
 from metrize.part import Spec, parse
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rules.steepest import Dualized
 from metrize.spaces import Space, SpaceError, declare
-from metrize.spaces.base import compute_dtype, parse_space
+from metrize.spaces.base import parse_space
 from metrize.spaces.declare import check_point, declared_space, naming
 from metrize.state import new_state, real, state_spec
-from metrize.streamed import Streamed, streamable
 
 
 def _trains(p: Tensor) -> bool:
@@ -36,7 +36,6 @@ def _trains(p: Tensor) -> bool:
 
 # what may change in place, by `module.to`, assignments to `data` and thawing
 _TRAITS = (id, operator.attrgetter("dtype", "shape"), Tensor.stride, _trains)
-_SMALL = 2**18  # numbers of a tensor that is still worth copying into a batch
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -274,8 +273,8 @@ class Optimizer(torch.optim.Optimizer):
                 if not _trains(p):
                     continue
                 space = space_of(group, index, recipe)
-                kind = _kind(recipe, space, p, group)
-                key = (at, kind, space, p.dtype, p.device, *_alone(kind, p, index))
+                kind = kind_of(recipe, space, p, group)
+                key = (at, kind, space, p.dtype, p.device, *alone(kind, p, index))
                 members.setdefault(key, (kind, recipe, space, group, []))[-1].append(index)
                 self._ensure_state(group, index, space, kind)
         self._stagger(known)
@@ -347,26 +346,6 @@ def _agree(buckets: list[Bucket], exchange: Exchange) -> None:
             bucket.settle(totals[scopes[id(bucket)]])
 
 
-def _kind(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> type[Bucket]:
-    if _fusable(recipe, space, p, group):
-        return Fused
-    return Streamed if streamable(recipe, space, p, group) else Stacked
-
-
-def _fusable(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> bool:
-    """Whether torch has a one-pass kernel for exactly this update of exactly this kind of tensor."""
-    dense = torch.empty_like(p, device="meta").stride() == p.stride()
-    plain = space.flat and recipe.in_place(compute_dtype(p.dtype)) and recipe.rule.fusable(group)
-    return plain and dense and p.device.type in ("cpu", "cuda")
-
-
-def _alone(kind: type[Bucket], p: Tensor, index: int) -> tuple[Any, ...]:
-    """Small equal tensors share a batch; large ones are updated where they lie."""
-    if kind is Fused:
-        return ()
-    return (p.shape,) if p.numel() <= _SMALL else (p.shape, index)
-
-
 def _apart(value: Any) -> Any:
     shared = isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes
     return value.clone() if shared else value
@@ -382,7 +361,9 @@ def _recipe_of(group: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
     if norm is None:
         return recipe
     if not isinstance(recipe.rule, Dualized):
-        raise TypeError(f"norm={norm!r} in a group whose rule is {recipe.rule}, which has its own; use Steepest or Lion")
+        raise TypeError(
+            f"norm={norm!r} for a group whose rule is {recipe.rule}, which has its own; use Steepest or Lion"
+        )
     return recipe.replace(rule=recipe.rule.replace(norm=parse(norm) if isinstance(norm, str) else norm))
 
 

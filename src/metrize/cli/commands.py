@@ -25,6 +25,7 @@ app = App(
 data_app = App(name="data", help="Get data sets.")
 app.command(data_app)
 app.command("metrize.cli.plan:plan", name="plan", help="Show what each parameter of a model does and how to train it.")
+app.command("metrize.cli.memory:memory", name="memory", help="Tell what training a model would hold in memory.")
 
 
 class MendableError(Exception):
@@ -52,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
 
 @app.command
 def train(
-    setting: Setting = Setting(),  # noqa: B008 - frozen
+    setting: Setting = Setting(),
     *,
     optimizer: str = RunConfig.optimizer,
     space: str | None = None,
@@ -93,7 +94,7 @@ def train(
 
 @app.command
 def compare(
-    setting: Setting = Setting(),  # noqa: B008 - frozen
+    setting: Setting = Setting(),
     *,
     method: Words = (),
     seeds: Count = 1,

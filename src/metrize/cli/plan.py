@@ -34,7 +34,7 @@ def plan(model: str, *, example: str | None = None) -> None:
     import metrize
 
     try:
-        made, own = (_called(model), None) if ":" in model else _of_task(model, example)
+        made, own = (called(model), None) if ":" in model else of_task(model, example)
         drawn = metrize.plan(made, own if example is None else _example(example))
     except (ValueError, TypeError, RuntimeError) as error:
         raise MendableError("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
@@ -56,7 +56,7 @@ def _show(drawn: Plan, console: Console) -> None:
     console.print(table, *map(Text, remarks(drawn.notes, drawn.unused)))
 
 
-def _of_task(name: str, example: str | None) -> tuple[nn.Module, Any]:
+def of_task(name: str, example: str | None) -> tuple[nn.Module, Any]:
     """The model of a task, and samples of its data unless the user brings an example."""
     from metrize.lab.config import RunConfig
     from metrize.lab.tasks import task_of
@@ -78,14 +78,14 @@ def _example(text: str) -> Any:
 
     shape = re.fullmatch(r"(\d+(?:x\d+)*)(:int)?", text)
     if shape is None:
-        return _called(text)
+        return called(text)
     sizes = [int(size) for size in shape[1].split("x")]
     if shape[2]:
         return torch.zeros(sizes, dtype=torch.int64)  # a number that every table has
     return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
 
 
-def _called(path: str) -> Any:
+def called(path: str) -> Any:
     """What the function at ``package.module:name`` returns; modules of the current folder are found too."""
     module, colon, name = path.partition(":")
     if not colon:

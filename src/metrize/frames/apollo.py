@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +55,8 @@ class APOLLO(Subspace):
     carry: Literal["root", "squares"] | None = None
     stagger: bool = True
     dtype: Literal["bfloat16", "float32", "float64"] | None = None
+
+    moves: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

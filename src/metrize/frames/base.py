@@ -26,6 +26,9 @@ class Frame(Part):
     flat_only: ClassVar[bool] = True
     """Whether the averages change their shape, so that only tensors in a vector space can have this frame."""
 
+    moves: ClassVar[bool] = False
+    """Whether `move_` does in a vector space what `leave`, the step size and the space do, at a lower price."""
+
     @property
     def delay(self) -> int:
         """First steps in which the frame only looks at the gradient and the parameter stays where it is."""
@@ -72,6 +75,20 @@ class Frame(Part):
             direction: what the rule made.
             state: of the frame.
             coords: the gradient's coordinates in the space.
+        """
+        raise NotImplementedError
+
+    def move_(
+        self, points: Tensor, direction: Tensor, rate: float | Tensor, state: dict[str, Tensor], coords: Tensor
+    ) -> None:
+        """``points <- points - rate leave(direction)`` in a vector space.
+
+        Args:
+            points: ``[B, *shape]``, changed in place.
+            direction: what the rule made.
+            rate: a number, or one for each member, shaped to multiply the points.
+            state: of the frame.
+            coords: the gradient.
         """
         raise NotImplementedError
 

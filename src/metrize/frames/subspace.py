@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class Subspace(Frame):
     A subclass is a dataclass with the fields named here, and says which dimensions it projects (`ranks`) and how a
     basis is made of a gradient (`find`). Tensors without such a dimension keep their own coordinates.
     """
+
+    moves: ClassVar[bool] = True
 
     period: int
     scale: float
@@ -114,6 +117,18 @@ class Subspace(Frame):
         if not bases:
             return direction
         return expand(direction if self.scale == 1 else direction * self.scale, bases)
+
+    def move_(
+        self, points: Tensor, direction: Tensor, rate: float | Tensor, state: dict[str, Tensor], coords: Tensor
+    ) -> None:
+        bases = self.bases(coords, state)
+        if len(bases) != 1 or points.ndim != 3:
+            points.sub_(self.leave(direction * rate, state, coords))
+            return
+        ((dim, basis),) = bases.items()
+        step = direction * (rate * self.scale)
+        # the product is added where the parameter lies: nothing else of a step has its size
+        points.baddbmm_(*((step, basis.mT) if dim else (basis, step)), alpha=-1)
 
     def bases(
         self, coords: Tensor, state: dict[str, Tensor], members: list[int] | slice = slice(None)

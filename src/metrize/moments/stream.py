@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -31,13 +32,13 @@ class Cut:
         """The part of a stack ``[B, *layout without dim]`` that belongs to the box."""
         return factor[(slice(None), *self.index[:dim], *self.index[dim + 1 :])]
 
-    @property
+    @functools.cached_property
     def start(self) -> int:
         """Place of its first number in a contiguous tensor."""
         behind = (math.prod(self.layout[i + 1 :]) for i in range(len(self.index)))
         return sum(int(cut.start) * size for cut, size in zip(self.index, behind, strict=True))
 
-    @property
+    @functools.cached_property
     def stop(self) -> int:
         """Place behind its last number."""
         lengths = [cut.stop - cut.start for cut in self.index] + list(self.layout[len(self.index) :])

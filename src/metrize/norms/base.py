@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ class Norm(Part):
     reached. Tensors are ``[B, *shape]``, B parameters of one shape; results are in float32, or float64 where the input
     is. A norm is a pure function: zero maps to zero, and ``dual(c G)`` has the direction of ``dual(G)`` for c > 0.
     """
+
+    elementwise: ClassVar[bool] = False
+    """Whether an entry's direction depends on that entry alone."""
 
     def check(self, shape: Sequence[int]) -> None:
         """Refuse the shape of a parameter that this norm cannot measure.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ class MaxEntry(Norm):
 
     Source: arXiv:2409.20325.
     """
+
+    elementwise: ClassVar[bool] = True
 
     def dual(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.direction(x), self.dual_norm(x)

@@ -28,7 +28,7 @@ _PRODUCTS: dict[str, dict[int, tuple[int, int | None]]] = {
 _PLACING = {"cat", "stack", "where", "index_put", "copy", "masked_scatter", "slice_scatter", "repeat"}
 # a weight remains one under these, with constants and other weights
 _COPYING = {"_to_copy", "clone", "contiguous", "copy", "detach", "lift_fresh_copy", "native_dropout", "masked_fill"}
-_KEEPING = {"mul", "div", "add", "sub", "neg", "tril", "triu", "where", "_weight_norm_interface", *_COPYING}
+_KEEPING = {"cat", "mul", "div", "add", "sub", "neg", "tril", "triu", "where", "_weight_norm_interface", *_COPYING}
 _DATA = ("input", "query", "key", "value", "hx")  # a parameter here stands among the activations
 _DRAWING = ("rand", "normal", "uniform", "bernoulli", "exponential", "multinomial", "poisson")
 _PICKING = {"embedding", "_embedding_bag", "_embedding_bag_forward_only", "index", "index_select", "gather"}
@@ -91,7 +91,12 @@ def is_random(name: str) -> bool:
 
 def keeps_weight(name: str) -> bool:
     """Whether a weight is still one after this operation with constants and other weights."""
-    return name in _KEEPING
+    return name in _KEEPING or name.startswith(("upsample", "_upsample"))  # positions for other sizes
+
+
+def copies(name: str) -> bool:
+    """Whether the operation returns its argument's numbers where they were."""
+    return name in _COPYING
 
 
 def picks_rows(name: str) -> bool:

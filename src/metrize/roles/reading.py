@@ -32,15 +32,17 @@ def _kernel(shape: tuple[int, ...], use: Use) -> Layout | None:
 
 def _matrix(shape: tuple[int, ...], uses: Sequence[Use]) -> Layout | None:
     last, dims, outputs = len(shape) - 1, set(solid(shape)), set(uses[0].outputs)
-    contracted = set(uses[0].contracted) or (dims - outputs if outputs else {last})
+    contracted = set(uses[0].contracted) or (dims - outputs)
     if any(use.partial for use in uses):
         return None
+    if last == 1 and not outputs and len(contracted) == 2:  # a factor of a weight is read as it is stored
+        return Layout()
     if len(shape) > 2 and 0 not in contracted and contracted == dims - {0} and outputs <= {0}:
         return Layout(unfold=True)
     # outputs along leading dimensions are those of a bank whose matrices share one input
-    if contracted == {last}:
+    if contracted == {last} and (last - 1 in outputs or not outputs):
         return Layout(split=_blocks(shape[last - 1], uses))
-    if contracted == {last - 1}:
+    if contracted == {last - 1} and (last in outputs or not outputs):
         return Layout(transposed=True, split=_blocks(shape[last], uses))
     return None
 

@@ -114,4 +114,4 @@ def _unread(part: Any) -> Any:
 
 def _pattern(name: str) -> str:
     """With a star for every component that is a number."""
-    return re.sub(r"(?<![^.\s])\d+(?=[.\s]|$)", "*", name)
+    return re.sub(r"(?<![^.\s])\d+(?=\.)|(?<=\.)\d+(?![^.\s])", "*", name)

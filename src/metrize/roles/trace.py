@@ -196,7 +196,7 @@ def _use(call: _Call, at: int, lens: Lens) -> Use | None:
     if call.name == "convolution" and operand.argument == "weight":
         return Use("conv", groups=call.args[8], transposed=call.args[6])
     if ops.factor(call.name, operand):
-        return _matrix(call, at, lens) if call.live else Use("matrix", beside=_beside(call, at))
+        return _matrix(call, at, lens)
     if ops.picks_rows(call.name):
         return Use("lookup") if operand.index == 0 and len(solid(lens.shape)) <= 2 else None
     if ops.keeps_weight(call.name) and not call.live and operand.tensor.numel() == _largest(call):
@@ -205,13 +205,15 @@ def _use(call: _Call, at: int, lens: Lens) -> Use | None:
 
 
 def _matrix(call: _Call, at: int, lens: Lens) -> Use:
-    tensor = call.operands[at].tensor
+    tensor, beside = call.operands[at].tensor, _beside(call, at)
+    if beside and not call.live:
+        return Use("matrix", beside=beside)
     inner, outer = ops.product_dims(call.name, call.operands[at])
     contracted = lens.span(tensor, inner)
     outputs = () if outer is None else lens.span(tensor, outer)
     span = (lens.first(tensor, outputs[-1]), tensor.shape[outer]) if len(outputs) == 1 and outer is not None else (0, 0)
     partial = bool(contracted) and tensor.shape[inner] < lens.size(contracted)
-    return Use("matrix", frozenset(contracted), frozenset(outputs), span, partial, _beside(call, at))
+    return Use("matrix", frozenset(contracted), frozenset(outputs), span, partial, beside)
 
 
 def _beside(call: _Call, at: int) -> str:
@@ -235,14 +237,14 @@ def _is_table(call: _Call, at: int, lens: Lens) -> bool:
 def _copies(call: _Call, out: Tensor) -> tuple[Lens, ...]:
     """The parameter that an output still is: a copy, a part of it, or a weight made from it."""
     picked = ops.picks_rows(call.name)
-    if not picked and (call.live or not ops.keeps_weight(call.name)):
+    if not picked and not ops.copies(call.name) and (call.live or not ops.keeps_weight(call.name)):
         return ()
     for operand, lens in sorted(zip(call.operands, call.lenses, strict=True), key=lambda pair: -pair[0].tensor.numel()):
         if lens is None:
             continue
         dims = lens.dims_of(operand.tensor)
         found = ops.picked_dims(call.name, call.args, out, dims) if picked else dims
-        if found is not None and len(found) == out.ndim and (picked or out.shape == operand.tensor.shape):
+        if found is not None and len(found) == out.ndim:
             rows = picked and len(solid(lens.shape)) <= 2
             return (lens.copied(operand.tensor, found, out, rows),)
     return ()

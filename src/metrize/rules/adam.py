@@ -12,7 +12,7 @@ from torch import Tensor
 from metrize.moments import Averages, Kind
 from metrize.norms import MaxEntry, Norm
 from metrize.part import Spec, choice
-from metrize.rules.base import Metric, Pass, Rule, number, per_point
+from metrize.rules.base import Metric, Pass, Rule, at_least, number, per_point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Adam(Rule):
             exp_avg_sq = per_point(mean_square, coords)
         else:
             exp_avg_sq = averages.update("exp_avg_sq", coords, beta2, 1 - beta2)
-        denominator, bias1 = exp_avg_sq.sqrt(), torch.ones_like(averages.step)
+        denominator, bias1 = exp_avg_sq.sqrt(), 1.0
         if self.bias_correction is True:
-            bias1, bias2 = 1 - beta1**averages.step, 1 - beta2**averages.step
+            bias1, bias2 = 1 - beta1**averages.count, 1 - beta2**averages.count
             # (sqrt(v / bias2) + eps) bias1, with every factor that is one number for each parameter taken together
-            denominator.mul_(per_point(bias1 / bias2.sqrt(), coords))
+            denominator.mul_(per_point(bias1 / bias2**0.5, coords))
         # the diagonal of a skew block is 0, and 0 / 0 must stay 0 without an eps
-        eps = (per_point(bias1, coords) * hyper["eps"]).clamp(min=torch.finfo(coords.dtype).tiny)
+        eps = at_least(per_point(bias1, coords) * hyper["eps"], torch.finfo(coords.dtype).tiny)
         direction = torch.div(exp_avg, denominator.add_(eps))
         if self.normalized:
             direction.div_(per_point((metric.sq_norm(direction) / metric.dim).sqrt() + 1e-30, coords))

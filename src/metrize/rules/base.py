@@ -133,6 +133,13 @@ def number(value: Any) -> float:
     return float(value)
 
 
-def per_point(value: Tensor, like: Tensor) -> Tensor:
-    """``[B, *batch]`` in the dtype and on the device of coordinates, shaped to multiply them."""
+def at_least(value: float | Tensor, least: float) -> float | Tensor:
+    """The larger of both, entry by entry."""
+    return value.clamp(min=least) if isinstance(value, Tensor) else max(value, least)
+
+
+def per_point(value: Any, like: Tensor) -> Any:
+    """A number, or ``[B, *batch]`` in the dtype and on the device of coordinates and shaped to multiply them."""
+    if not isinstance(value, Tensor):
+        return value
     return value.to(like).reshape(value.shape + (1,) * (like.ndim - value.ndim))

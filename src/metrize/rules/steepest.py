@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from metrize.moments import Averages, Kind
 from metrize.norms import MaxEntry, Norm
 from metrize.part import choice
-from metrize.rules.base import Metric, Rule, number, per_point
+from metrize.rules.base import Metric, Pass, Rule, number, per_point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Dualized(Rule):
     def check_hyper(self, hyper: dict[str, Any]) -> None:
         if not number(hyper["radius"]) >= 0:
             raise ValueError(f"radius={hyper['radius']}: the size of the ball, a number of at least 0")
+
+    @property
+    def _by_entry(self) -> bool:
+        """Whether the duality map can be applied to pieces of a tensor."""
+        return self.norm.elementwise and self.length == "normalised"
 
     def _dual(self, u: Tensor, hyper: dict[str, Any]) -> Tensor:
         radius = number(hyper["radius"])
@@ -89,6 +95,9 @@ class Steepest(Dualized):
     def averages(self, hyper: dict[str, Any]) -> dict[str, Kind]:
         return {"exp_avg": "linear"} if self.variant(hyper) else {}
 
+    def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
+        return (self.direction,) if self._by_entry else ()
+
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         momentum = number(hyper["momentum"])
         if not momentum:
@@ -121,6 +130,9 @@ class Lion(Dualized):
 
     def averages(self, hyper: dict[str, Any]) -> dict[str, Kind]:
         return {"exp_avg": "linear"}
+
+    def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
+        return (self.direction,) if self._by_entry else ()
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         beta1, beta2 = (number(beta) for beta in hyper["betas"])

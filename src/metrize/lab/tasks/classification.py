@@ -54,6 +54,6 @@ SEQUENCE = Task(
     Recurrent,
     lambda _: load_digits(8),
     space="Orthogonal()",
-    methods=("Adam lr=1e-3 on Orthogonal()", "Adam lr=1e-3 on none", "SGD lr=1e-2 momentum=0.9 on Orthogonal()"),
+    methods=("Adam lr=1e-3 on Orthogonal()", "Adam lr=1e-3 on none", "SGD lr=1e-3 momentum=0.9 on Orthogonal()"),
     **_COMMON,
 )

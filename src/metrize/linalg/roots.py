@@ -1,0 +1,29 @@
+"""Negative powers of symmetric matrices."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from metrize.linalg.eigenbasis import eigh, highest_precision
+
+
+def inverse_power(matrix: Tensor, exponent: float, eps: float) -> Tensor:
+    """``(A + eps I)^-e`` for a positive semidefinite A ``[d, d]``.
+
+    Rounding may leave an eigenvalue of ``A + eps I`` below eps, or below zero; all are shifted then, so that the least
+    one is eps again.
+
+    Args:
+        matrix: A.
+        exponent: e, above 0.
+        eps: above 0.
+
+    Raises:
+        torch.linalg.LinAlgError: A has no eigenvectors, or is not finite.
+    """
+    shifted = matrix.clone()
+    shifted.diagonal().add_(eps)
+    with highest_precision():
+        values, vectors = eigh(shifted)
+        lack = (eps - values[0]).clamp(min=0)
+        return vectors * (values + lack).pow(-exponent) @ vectors.mT

@@ -94,12 +94,19 @@ def steps(m: int, n: int, rank: int) -> Times:
 
 def rows(times: Times, over: str) -> list[str]:
     lines = ["| | ms | over the first line |" if over == SVD else f"| | ms | over {over} |", "|---|---|---|"]
-    return [*lines, *(f"| {k} | {spread(quartiles(v), 1)} | {spread(ratio(times, over, k), 3)} |" for k, v in times.items())]
+    return [
+        *lines,
+        *(f"| {k} | {spread(quartiles(v), 1)} | {spread(ratio(times, over, k), 3)} |" for k, v in times.items()),
+    ]
 
 
 def report() -> str:
     results: dict[str, Times] = {}
-    lines = ["# Low-rank frames", "", f"{machine()}, float32; medians [quartiles]. Written by `benchmarks/lowrank_step.py`."]
+    lines = [
+        "# Low-rank frames",
+        "",
+        f"{machine()}, float32; medians [quartiles]. Written by `benchmarks/lowrank_step.py`.",
+    ]
     for shape in MATRICES:
         m, n, rank = shape
         lines += ["", f"## Refresh of {m} x {n}, rank {rank}", ""]

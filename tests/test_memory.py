@@ -23,7 +23,7 @@ NAMES = {
 METHODS = {
     "adam_fp32": metrize.Adam,
     "smmf_1bit": metrize.SMMF,
-    "smmf_nobeta": lambda p: metrize.SMMF(p, momentum=None),
+    "smmf_nobeta": lambda p: metrize.SMMF(p, momentum=0),
     "hfac": metrize.HFac,
     "sm3_momentum": metrize.SM3,
 }

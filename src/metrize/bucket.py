@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrize.decay import added, shrink_after_, shrink_before_
+from metrize.decay import added, prior_weight, shrink_after_, shrink_before_
 from metrize.frames import FrameError
 from metrize.framing import Framing
 from metrize.groups import name_of
@@ -168,7 +168,8 @@ class Stacked(Bucket):
 
     def apply(self) -> None:
         for part in self._parts():
-            self._step(*part)
+            with self._telling(part[0]):
+                self._step(*part)
         self.gradients = []
         self._versions = [p._version for p in self.params]
 
@@ -221,28 +222,30 @@ class Stacked(Bucket):
         if turn := space.turn(section):
             framing.turned(turn, points)
         coords = space.lift(points, space.points(grad), section)
-        with self._telling(members):
-            framing.open(coords)
+        framing.open(coords)
         if not looks:
             gain = _per_member(self.recipe.rule.gain(averages.step, group), points)
-            direction = self._direction(coords, averages, framing)
+            direction = self._direction(coords, points, averages, framing)
             velocity = self._move_(points, direction, rate * gain, section, framing, coords)
             shrink_after_(decay, points, velocity, rate, space, group)
         if float(group["lr"]) != 0:  # a step of length zero leaves every bit where it is
             space.polish_(points, state["step"], state)
         _scatter(stack, params)
-        with self._telling(members):  # last, so that a basis that cannot be renewed leaves a finished step
-            framing.close(coords)
+        framing.close(coords)  # last, so that a basis that cannot be renewed leaves a finished step
 
     def _descent(self, grad: Tensor, stack: Tensor) -> Tensor:
         """The gradient of what is to be made small, in the dtype of the arithmetic."""
         grad = (grad.neg() if self.group["maximize"] else grad).to(self._dtype)
         return added(self.recipe.decay, grad, stack, self.space, self.group)
 
-    def _direction(self, coords: Tensor, averages: Averages, framing: Framing) -> Tensor:
+    def _direction(self, coords: Tensor, points: Tensor, averages: Averages, framing: Framing) -> Tensor:
         """The rule, in the coordinates of the frame."""
         inner, hyper = self.recipe.step_size.scaled(framing.enter(coords), framing.state, self.group)
-        return self.recipe.rule.direction(inner, averages, hyper, self._metric)
+        rule, weight = self.recipe.rule, prior_weight(self.recipe.decay, self.space, self.group)
+        direction = rule.direction(inner, averages, hyper, self._metric)
+        if not weight:
+            return direction
+        return direction + rule.prior(framing.enter(points), averages, hyper, self._metric).mul_(weight)
 
     def _move_(
         self, points: Tensor, direction: Tensor, rate: float | Tensor, section: Any, framing: Framing, coords: Tensor
@@ -261,7 +264,7 @@ class Stacked(Bucket):
 
     @contextlib.contextmanager
     def _telling(self, members: list[int]) -> Iterator[None]:
-        """Say of which parameter a frame found no basis."""
+        """Say for which parameter a basis or a root could not be found."""
         try:
             yield
         except FrameError as error:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metrize.spaces import Space
 
-Decay = Literal["decoupled", "l2", "after", "independent", "cautious", "constrained", "given"]
+Decay = Literal["decoupled", "l2", "after", "independent", "cautious", "constrained", "given", "natural"]
 DECAYS: tuple[str, ...] = get_args(Decay)
 
 
@@ -16,6 +16,11 @@ def added(convention: Decay, grad: Tensor, stack: Tensor, space: Space, group: d
     """The gradient of the penalised loss, ``g + weight_decay p``, under ``"l2"``; else the gradient as it is."""
     decay = float(group["weight_decay"])
     return grad.add(stack, alpha=decay) if convention == "l2" and decay and not space.compact else grad
+
+
+def prior_weight(convention: Decay, space: Space, group: dict[str, Any]) -> float:
+    """The weight of a rule's prior in its direction; 0 where the convention is not ``"natural"``."""
+    return float(group["weight_decay"]) if convention == "natural" and not space.compact else 0.0
 
 
 def shrink_before_(
@@ -30,12 +35,17 @@ def shrink_before_(
         space: of the points.
         group: numbers of the parameter group.
     """
-    if convention not in ("l2", "after", "cautious") and _shrinks(convention, group):
+    if convention not in ("l2", "after", "cautious", "natural") and _shrinks(convention, group):
         space.shrink_(points, 1 - _share(convention, rate, group))
 
 
 def shrink_after_(
-    convention: Decay, points: Tensor, velocity: Tensor | None, rate: float | Tensor, space: Space, group: dict[str, Any]
+    convention: Decay,
+    points: Tensor,
+    velocity: Tensor | None,
+    rate: float | Tensor,
+    space: Space,
+    group: dict[str, Any],
 ) -> None:
     """As `shrink_before_`, for the conventions that wait for the step.
 

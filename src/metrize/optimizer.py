@@ -294,10 +294,11 @@ class Optimizer(torch.optim.Optimizer):
                     shape = point_shape(space_of(group, index, recipe), real(p).shape)
                     costs[recipe.frame][p] = recipe.frame.cost(shape)
         for frame, members in costs.items():
-            load = [0.0] * frame.period
+            load: dict[int, float] = defaultdict(float)
+            places = range(min(frame.period, len(members)))  # a period may be longer than any list
             for p in sorted(members, key=lambda p: (id(p) not in known, -members[p])):
                 if id(p) not in known:
-                    self.state[p]["phase"].fill_(load.index(min(load)))
+                    self.state[p]["phase"].fill_(min(places, key=load.__getitem__))
                 load[int(self.state[p]["phase"]) % frame.period] += members[p]
 
     def _seed(self) -> None:

@@ -32,12 +32,13 @@ class Recipe(Part):
             ``1 - weight_decay * lr / initial_lr``, so that only the schedule and not the learning rate counts;
             ``"cautious"`` is decoupled, for those entries only that the step brings nearer to zero;
             ``"constrained"`` shrinks by ``1 - lr``, which keeps a weight in the ball of the rule's norm with the
-            group's radius (arXiv:2502.07529). On a compact space, where the norm of a point is constant, none does
-            anything.
+            group's radius (arXiv:2502.07529); ``"natural"`` adds ``weight_decay`` times the natural gradient of
+            ``||p||^2 / 2`` to the direction, for rules that have one (arXiv:2405.12807). On a compact space, where the
+            norm of a point is constant, none does anything.
 
     Raises:
         TypeError: something that does not belong in its slot.
-        ValueError: an unknown decay.
+        ValueError: an unknown decay, or one that the rule does not know.
     """
 
     space: Space | None = None
@@ -54,6 +55,8 @@ class Recipe(Part):
             self._check(slot, kind)
         if self.space is not None:
             self._check("space", Space)
+        if self.decay == "natural" and type(self.rule).prior is Rule.prior:
+            raise ValueError(f"decay='natural' with rule={self.rule}, which has no natural gradient; use FAdam()")
 
     def _check(self, slot: str, kind: type[Part]) -> None:
         value = getattr(self, slot)
@@ -79,8 +82,8 @@ class Recipe(Part):
                     f"{slot}={part} is for tensors in a vector space, and this one lives on {space}; leave out "
                     f"{slot} for this parameter"
                 )
-        if self.decay == "cautious" and not (space.flat or space.compact):
-            raise SpaceError(f"decay='cautious' has no meaning on {space}; use decay='decoupled'")
+        if self.decay in ("cautious", "natural") and not (space.flat or space.compact):
+            raise SpaceError(f"decay={self.decay!r} has no meaning on {space}; use decay='decoupled'")
         try:
             self.frame.check_shape(shape)
             self.rule.check_shape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +18,13 @@ from metrize.rules import Rule
 from metrize.spaces import Space
 from metrize.spaces.base import compute_dtype
 from metrize.state import State, real, slots
-from metrize.step_sizes import Given, Relative
+from metrize.step_sizes import Decaying, Given, Relative
 
 
 def streamable(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> bool:
     """Whether this recipe can work on pieces of this tensor."""
-    plain = space.flat and isinstance(recipe.frame, Identity) and isinstance(recipe.step_size, Given | Relative)
+    alone = isinstance(recipe.step_size, Given | Relative | Decaying) and recipe.decay != "natural"
+    plain = space.flat and isinstance(recipe.frame, Identity) and alone
     if not plain or not _has_passes(recipe.rule, group) or not p.is_contiguous():
         return False
     shape, dtype = real(p).shape, compute_dtype(p.dtype)
@@ -65,8 +67,8 @@ class Streamed(Stacked):
         storages = {name: self.recipe.moments.of(p.shape, slot.kind) for name, slot in self._slots.items()}
         self._ahead = frozenset(name for name, storage in storages.items() if storage.ahead)
         self._size = piece_size(p)
-        layout = next(filter(None, (storage.layout(p.shape) for storage in storages.values())), tuple(p.shape))
-        self._cuts = boxes(layout, self._size, max((storage.align for storage in storages.values()), default=1))
+        layout = next(filter(None, (storage.layout(p.shape) for storage in storages.values())), (p.numel(),))
+        self._cuts = boxes(layout, self._size, math.lcm(*(storage.align for storage in storages.values())))
 
     def gather(self) -> None:
         Bucket.gather(self)

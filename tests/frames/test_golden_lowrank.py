@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.frames.lowrank import agrees, bases, case_of, cases, content, follow, give, same_up_to_signs
 from torch import nn
 
 import metrize
 from metrize.linalg.seeds import gaussian, next_seed, split_seed
 from metrize.rules import ClippedAverage
-from tests.frames.lowrank import agrees, bases, case_of, cases, content, follow, give, same_up_to_signs
 
 Build = Callable[[nn.Parameter], metrize.Optimizer]
 
@@ -73,7 +73,12 @@ def flora(hyper: dict[str, Any]) -> Build:
 
 METHODS = {"galore": galore, "coap_adamw": coap, "coap_adafactor": coap, "apollo": apollo, "flora": flora}
 # the published Adafactor averages lr_t U and ours U, which differ where lr_t follows the size of the parameter
-ALL = [(name, case) for name in METHODS for case in cases(name) if (name, case["name"]) != ("coap_adafactor", "scale_parameter")]
+ALL = [
+    (name, case)
+    for name in METHODS
+    for case in cases(name)
+    if (name, case["name"]) != ("coap_adafactor", "scale_parameter")
+]
 PROJECTED = [(name, case) for name, case in ALL if any("ortho_matrix" in key for key in case["final_state"])]
 RANDOM = [case for case in cases("apollo") if case["hyperparameters"].get("proj") == "random"]
 SQUARES = {"exp_avg_sq_row": "exp_avg_sq.row", "exp_avg_sq_col": "exp_avg_sq.col"}

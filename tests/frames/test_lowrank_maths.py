@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.frames.lowrank import low_rank, same_up_to_signs
 from torch import Tensor, nn
 
 import metrize
@@ -16,7 +19,6 @@ from metrize import Recipe, frames, rules
 from metrize.frames.bases import aligned, leading, sketched, tucker
 from metrize.frames.correlation import Correlation
 from metrize.frames.subspace import along, expand, project
-from tests.frames.lowrank import low_rank, same_up_to_signs
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -33,15 +35,23 @@ def train(frame: frames.Frame, grads: list[Tensor], **numbers: Any) -> tuple[Ten
     return p.detach(), opt.state[p]
 
 
+def identity(self: frames.GaLore, grad: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
+    return {d: torch.eye(grad.shape[d])[:, :r] for d, r in self.ranks(grad.shape).items()}
+
+
 @settings(max_examples=25, deadline=None)
-@given(m=st.integers(1, 7), n=st.integers(1, 7), side=st.sampled_from(["std", "left", "right", "full"]), seed=st.integers(0, 99))
+@given(
+    m=st.integers(1, 7),
+    n=st.integers(1, 7),
+    side=st.sampled_from(["std", "left", "right", "full"]),
+    seed=st.integers(0, 99),
+)
 def test_galore_of_full_rank_with_the_identity_as_basis_is_adam(m, n, side, seed):
     rank = min(m, n)
     grads = [torch.randn(m, n, generator=generator(seed + t)) for t in range(4)]
+    side = side if m == n else "std"  # only the shorter side has a full basis
     with pytest.MonkeyPatch.context() as patch:
-        identity = lambda self, grad, state: {d: torch.eye(grad.shape[d])[:, : r] for d, r in self.ranks(grad.shape).items()}
         patch.setattr(frames.GaLore, "find", identity)
-        side = side if m == n else "std"  # only the shorter side has a full basis
         got, _ = train(frames.GaLore(rank=rank, period=2, scale=1.0, side=side), grads)
     expected, _ = train(frames.Identity(), grads)
     assert torch.equal(got, expected)
@@ -73,7 +83,9 @@ def test_the_projected_side(side, shape, kept):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
-@pytest.mark.parametrize("frame", [frames.GaLore(rank=2), frames.GaLore(rank=2, method="sketch"), frames.COAP(rank=2)], ids=str)
+@pytest.mark.parametrize(
+    "frame", [frames.GaLore(rank=2), frames.GaLore(rank=2, method="sketch"), frames.COAP(rank=2)], ids=str
+)
 def test_the_size_of_gradients_does_not_matter_to_a_basis(frame, scale):
     grad = low_rank((9, 6), 3, seed=1)
     _, expected = train(frame, [grad])
@@ -101,7 +113,9 @@ def test_a_sketch_of_too_low_a_rank_is_orthonormal(rank):
 
 def test_tucker_finds_a_tensor_of_low_rank():
     core = torch.randn(3, 2, 3, 3, generator=generator(), dtype=torch.float64)
-    u, v = (torch.linalg.qr(torch.randn(d, r, generator=generator(d), dtype=torch.float64))[0] for d, r in ((8, 3), (6, 2)))
+    u, v = (
+        torch.linalg.qr(torch.randn(d, r, generator=generator(d), dtype=torch.float64))[0] for d, r in ((8, 3), (6, 2))
+    )
     tensor = torch.einsum("oa,ib,abkl->oikl", u, v, core)
     found = tucker(tensor, {0: 3, 1: 2})
     torch.testing.assert_close(found[0] @ found[0].mT, u @ u.mT)
@@ -128,12 +142,18 @@ def correlation_loss(grad: Tensor, kept: Tensor, bases: dict[int, Tensor], norma
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize(
     ("shape", "ranks"),
-    [((7, 5), {1: 3}), ((5, 7), {0: 3}), ((5, 5), {1: 1}), ((6, 5), {0: 2, 1: 3}), ((6, 5, 3, 3), {0: 3, 1: 2}), ((6, 5, 1, 1), {0: 3})],
+    [
+        ((7, 5), {1: 3}),
+        ((5, 7), {0: 3}),
+        ((5, 5), {1: 1}),
+        ((6, 5), {0: 2, 1: 3}),
+        ((6, 5, 3, 3), {0: 3, 1: 2}),
+        ((6, 5, 1, 1), {0: 3}),
+    ],
 )
 def test_the_gradient_of_the_correlation_in_closed_form(shape, ranks, normalize):
-    g = generator(5)
-    draw = lambda *size: torch.randn(*size, generator=g, dtype=torch.float64)
-    grad, kept = draw(*shape), draw(*(ranks.get(d, size) for d, size in enumerate(shape)))
+    draw = functools.partial(torch.randn, generator=generator(5), dtype=torch.float64)
+    grad, kept = draw(shape), draw([ranks.get(d, size) for d, size in enumerate(shape)])
     bases = {d: (0.5 * draw(shape[d], r)).requires_grad_() for d, r in ranks.items()}
     correlation_loss(grad, kept, bases, normalize).backward()
     with torch.no_grad():
@@ -182,11 +202,11 @@ def test_averages_keep_their_meaning_in_a_basis_with_exchanged_axes(carry, monke
 
 @pytest.mark.parametrize(("carry", "depends"), [("squares", False), ("root", True)])
 def test_carried_squares_do_not_depend_on_signs(carry, depends, monkeypatch):
-    draw = lambda seed: torch.linalg.qr(torch.randn(5, 3, generator=generator(seed)))[0]
+    first, second = (torch.linalg.qr(torch.randn(5, 3, generator=generator(seed)))[0] for seed in (1, 2))
     grads = [low_rank((7, 5), 2, seed=t) for t in range(2)]
     results = []
     for signs in (torch.ones(3), torch.tensor([1.0, -1.0, 1.0])):
-        given = iter([draw(1) * signs, draw(2)])
+        given = iter([first * signs, second])
         monkeypatch.setattr(frames.GaLore, "find", lambda self, grad, state, given=given: {1: next(given)})
         results.append(train(frames.GaLore(rank=3, period=1, carry=carry), grads)[0])
     assert torch.allclose(*results, atol=1e-6) != depends
@@ -197,7 +217,10 @@ def test_kept_averages_do_not_depend_on_the_signs_of_a_decomposition(monkeypatch
     frame = frames.GaLore(rank=2, period=2)
     expected, _ = train(frame, grads)
     flips = iter([1.0, -1.0, -1.0])
-    flipped = lambda grad, rank, dims: {d: q * next(flips) for d, q in leading(grad, rank, dims).items()}
+
+    def flipped(grad: Tensor, rank: int, dims: list[int]) -> dict[int, Tensor]:
+        return {d: q * next(flips) for d, q in leading(grad, rank, dims).items()}
+
     monkeypatch.setattr("metrize.frames.galore.leading", flipped)
     got, _ = train(frame, grads)
     torch.testing.assert_close(got, expected)
@@ -231,7 +254,7 @@ def test_apollo_limits_the_growth_of_the_step():
     frame, lengths = frames.APOLLO(rank=2, growth=1.5), []
     for t in range(1, 5):
         lengths.append(train(frame, grads[:t])[1]["update_norm"].item())
-    assert all(b <= 1.5 * a * (1 + 1e-5) for a, b in zip(lengths, lengths[1:], strict=False))
+    assert all(b <= 1.5 * a * (1 + 1e-5) for a, b in itertools.pairwise(lengths))
     assert lengths[1] == pytest.approx(1.5 * lengths[0])
     assert train(frames.APOLLO(rank=2, growth=None), grads)[1].get("update_norm") is None
 
@@ -249,9 +272,10 @@ def test_online_subspace_finds_the_leading_subspace(side):
     """Of gradients that have three strong directions on both sides, and noise everywhere."""
     u, v = (torch.linalg.qr(torch.randn(d, 3, generator=generator(d)))[0] for d in (20, 12))
     g = generator(7)
-    draw = lambda: u @ torch.randn(3, 3, generator=g) @ v.mT + 0.05 * torch.randn(20, 12, generator=g)
+    noise = torch.randn(201, 20, 12, generator=g)
+    signal = u @ torch.randn(200, 3, 3, generator=g) @ v.mT
     frame = frames.OnlineSubspace(rank=3, side=side)
-    _, state = train(frame, [0.1 * torch.randn(20, 12, generator=g), *(draw() for _ in range(200))])
+    _, state = train(frame, [noise[0], *(signal + 0.05 * noise[1:])])
     for dim, truth in ((0, u), (1, v)):
         if dim in frame.ranks(torch.Size((20, 12))):
             q = state[f"basis_{dim}"]
@@ -281,7 +305,9 @@ def test_convolutions_are_projected_on_their_channels():
     assert frame.shape(torch.Size((16, 8, 1, 1))) == (4, 8, 1, 1)
     assert frame.shape(torch.Size((4, 2, 3, 3))) == (4, 2, 3, 3)
     assert frames.COAP(conv_ratio=None, conv_above=100).shape(torch.Size((16, 8, 3, 3))) == (16, 8, 3, 3)
-    grad = torch.einsum("oa,ib,abkl->oikl", *(torch.randn(s, generator=generator(9)) for s in ((16, 8), (8, 4), (8, 4, 3, 3))))
+    grad = torch.einsum(
+        "oa,ib,abkl->oikl", *(torch.randn(s, generator=generator(9)) for s in ((16, 8), (8, 4), (8, 4, 3, 3)))
+    )
     step, state = train(frame, [grad])
     kept = {d: (state[f"basis_{d}"] @ state[f"basis_{d}"].mT)[None] for d in (0, 1)}
     torch.testing.assert_close(project(step[None], kept)[0], step, rtol=0, atol=1e-5)

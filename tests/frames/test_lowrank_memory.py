@@ -9,17 +9,23 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.frames.lowrank import GOLDEN
 
 from metrize import Dense, Recipe, frames, rules
 from metrize.frames import Frame
 from metrize.moments import Factored, Moments, RandomProjection, Split
 from metrize.spaces import Vector
 from metrize.state import on_host, state_spec
-from tests.frames.lowrank import GOLDEN
 
 MIB = 2**20
 VOCABULARY = 32000
-LLAMA = {"60M": (512, 1376, 8), "130M": (768, 2048, 12), "350M": (1024, 2736, 24), "1B": (2048, 5461, 24), "7B": (4096, 11008, 32)}
+LLAMA = {
+    "60M": (512, 1376, 8),
+    "130M": (768, 2048, 12),
+    "350M": (1024, 2736, 24),
+    "1B": (2048, 5461, 24),
+    "7B": (4096, 11008, 32),
+}
 RANKS = {"60M": 128, "130M": 256, "350M": 256, "1B": 512, "7B": 1024}
 FACTORED = Split(Dense(), Factored(dims="last"))
 
@@ -79,12 +85,17 @@ def mib(
 
 
 def test_the_models_are_the_published_ones():
-    sizes = {model: sum(math.prod(s) * n for s, n in diffusion(model).items()) for model in ("ddpm-cifar10", "ddpm-celebahq", "controlnet-sdxl")}
+    sizes = {
+        model: sum(math.prod(s) * n for s, n in diffusion(model).items())
+        for model in ("ddpm-cifar10", "ddpm-celebahq", "controlnet-sdxl")
+    }
     assert sizes == {"ddpm-cifar10": 35_746_307, "ddpm-celebahq": 113_673_219, "controlnet-sdxl": 1_251_014_160}
     assert sum(math.prod(s) * n for s, n in llama("7B").items()) == 6_738_415_616
 
 
-@pytest.mark.parametrize(("model", "ratio", "published"), [("ddpm-cifar10", 1.5, 213.986), ("ddpm-celebahq", 2.0, 522.770)])
+@pytest.mark.parametrize(
+    ("model", "ratio", "published"), [("ddpm-cifar10", 1.5, 213.986), ("ddpm-celebahq", 2.0, 522.770)]
+)
 def test_coap_on_diffusion_models(model, ratio, published):
     frame = frames.COAP(ratio=ratio, conv_ratio=ratio)
     assert round(mib(diffusion(model), frame, Dense()), 3) == published

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.frames.lowrank import low_rank
 from torch import Tensor, nn
 
 import metrize
 from metrize import Dense, Recipe, frames, moments, parse, rules
 from metrize.frames import FrameError, bases
-from tests.frames.lowrank import low_rank
 
 FRAMES = [
     frames.GaLore(rank=2, period=3),
@@ -170,12 +170,30 @@ def test_refreshes_are_spread_over_the_period(cls, stagger, monkeypatch):
     assert made == ([6, 2, 2, 2, 2, 2, 2, 2, 2, 2] if stagger else [6, 0, 0, 6, 0, 0, 6, 0, 0, 6])
 
 
+def test_a_period_may_be_longer_than_any_run():
+    params = parameters(shapes=[(5, 4)] * 3)
+    opt = optimizer(params, frames.GaLore(rank=2, period=10**15))
+    opt.init_state()
+    assert [int(opt.state[p]["phase"]) for p in params] == [0, 1, 2]
+
+
+def test_random_bases_have_seeds_of_their_own():
+    params = parameters(shapes=[(5, 4)] * 3)
+    opt = optimizer(params[:2], frames.APOLLO(rank=2))
+    opt.init_state()
+    opt.add_param_group({"params": params[2:]})
+    opt.init_state()
+    assert [int(opt.state[p]["seed"]) for p in params] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("stagger", [True, False])
 def test_new_bases_of_coap_are_spread_as_well(stagger, monkeypatch):
     frame = frames.COAP(rank=2, period=2, reproject=3, stagger=stagger)
     anew: list[int] = []
     params = parameters(shapes=[(5, 4)] * 2)
-    monkeypatch.setattr("metrize.frames.coap.sketched", lambda g, dim, start: anew.append(1) or bases.sketched(g, dim, start))
+    monkeypatch.setattr(
+        "metrize.frames.coap.sketched", lambda g, dim, start: anew.append(1) or bases.sketched(g, dim, start)
+    )
     opt, made = optimizer(params, frame), []
     for step in range(13):
         set_gradients(params, step)

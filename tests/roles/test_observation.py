@@ -316,6 +316,76 @@ def test_a_trunk_has_no_head():
     assert roles(normed, torch.randn(2, 3, 8, 8))["2.weight"] == conv()
 
 
+def test_a_residual_trunk_without_norms_has_no_head_either():
+    class Trunk(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.enter(x)
+            return x + self.down(self.up(x).relu())
+
+    found = roles(Trunk(), torch.randn(2, 8))
+    assert [found[f"{name}.weight"] for name in ("enter", "up", "down")] == [INPUT, HIDDEN, HIDDEN]
+
+
+def test_heads_that_are_added_are_heads():
+    """Neither passes the other by: a wide and a deep part, a step from the input."""
+
+    class WideAndDeep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.wide(x) + self.down(self.up(x).relu())
+
+    found = roles(WideAndDeep(), torch.randn(2, 8))
+    assert [found[f"{name}.weight"] for name in ("wide", "up", "down")] == [HEAD, INPUT, HEAD]
+
+
+def test_a_choice_passes_nothing_on():
+    """Decoding feeds the best symbol back in; the head stays the last matrix."""
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.layer, self.head = nn.Embedding(10, 8), nn.Linear(8, 8), nn.Linear(8, 10)
+
+        def forward(self, symbol: Tensor) -> Tensor:
+            logits = []
+            for _ in range(3):
+                logits.append(self.head(self.layer(self.embedding(symbol)).tanh()))
+                symbol = logits[-1].argmax(-1)
+            return torch.stack(logits)
+
+    found = roles(Decoder(), torch.tensor([1, 2]))
+    assert [found[f"{name}.weight"] for name in ("embedding", "layer", "head")] == [EMBEDDING, HIDDEN, HEAD]
+
+
+def test_tables_of_attention_biases():
+    """One is as long as the scores are wide; the other lies across its rows when it meets a mask of constants."""
+
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project = nn.Linear(8, 24)
+            self.pairs = free(5, 5)
+            self.distances = nn.Embedding(9, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            query, key, value = self.project(x).chunk(3, -1)
+            x = (query @ key.mT + self.pairs).softmax(-1) @ value
+            steps = torch.arange(5)
+            mask = torch.zeros(5, 5) + self.distances(steps[:, None] - steps + 4).permute(2, 0, 1)
+            heads = x.unflatten(-1, (4, 2)).transpose(1, 2)
+            return ((heads @ heads.mT) * mask.sigmoid()).softmax(-1) @ heads
+
+    found = roles(Biased(), torch.randn(2, 5, 8))
+    assert found["pairs"] == found["distances.weight"] == ELEMENTWISE
+
+
 def test_sparse_codes_are_no_router():
     class Codes(nn.Module):
         def __init__(self) -> None:

@@ -12,6 +12,7 @@ from expect import roles
 from torch import Tensor, nn
 
 from metrize.roles import infer
+from metrize.roles.flow import UNKNOWN, Facts, Flow
 
 
 class Moody(nn.Module):
@@ -104,6 +105,32 @@ def test_a_pass_that_fails_with_gradients_costs_the_splits_alone():
     with pytest.warns(UserWarning, match="not split: the forward pass with gradients failed: for inference only"):
         found = infer(Strict(8, 8), torch.ones(2, 8))
     assert found.roles["weight"].kind == "head"
+
+
+def test_the_pass_is_plain():
+    """Evaluation mode, no fused layer, no autocast."""
+    seen = []
+
+    def example(model: nn.Module) -> Tensor:
+        modes = {module.training for module in model.modules()}
+        seen.append((modes, torch.backends.mha.get_fastpath_enabled(), torch.is_autocast_enabled("cpu")))
+        return model(torch.ones(2, 8))
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        roles(nn.Sequential(nn.Linear(8, 8)), example)
+        assert torch.is_autocast_enabled("cpu")
+    assert seen == [({False}, False, False)] * 2
+
+
+def test_a_storage_is_not_taken_for_a_dead_one():
+    """The address of a freed storage is used again at once."""
+    flow = Flow(nn.Linear(2, 2))
+    for _ in range(100):
+        tensor = torch.ones(3)
+        assert flow.of(tensor) is UNKNOWN
+        flow.put(tensor, Facts(upstream=1))
+        assert flow.of(tensor) == Facts(upstream=1)
+        del tensor
 
 
 def test_a_generator_of_ones_own_is_not_asked_for():

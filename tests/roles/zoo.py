@@ -145,6 +145,25 @@ def llama4() -> tuple[nn.Module, dict[str, Any], Table]:
     return hf.Llama4ForCausalLM(config), TOKENS, expected
 
 
+def t5() -> tuple[nn.Module, dict[str, Any], Table]:
+    """Two tables of distances, one number a head, and one table for three places."""
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    config = hf.T5Config(decoder_start_token_id=0, feed_forward_proj="gated-gelu", **sizes, **_WORDS)
+    parts = {"encoder": ("SelfAttention",), "decoder": ("SelfAttention", "EncDecAttention")}
+    expected = {"shared.weight": TIED}
+    for part, attentions in parts.items():
+        layer = f"{part}.block.0.layer."
+        for at, attention in enumerate(attentions):
+            expected |= {f"{layer}{at}.{attention}.{name}.weight": HIDDEN for name in "qkvo"}
+            expected[f"{layer}{at}.layer_norm.weight"] = GAIN
+        expected[f"{layer}0.SelfAttention.relative_attention_bias.weight"] = ELEMENTWISE
+        last = len(attentions)
+        expected |= {f"{layer}{last}.DenseReluDense.{name}.weight": HIDDEN for name in ("wi_0", "wi_1", "wo")}
+        expected |= {f"{layer}{last}.layer_norm.weight": GAIN, f"{part}.final_layer_norm.weight": GAIN}
+    model = hf.T5ForConditionalGeneration(config)
+    return model, {**TOKENS, "decoder_input_ids": TOKENS["input_ids"]}, expected
+
+
 def vit() -> tuple[nn.Module, dict[str, Any], Table]:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
     config = hf.ViTConfig(image_size=8, patch_size=4, **sizes)
@@ -169,5 +188,6 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, dict[str, Any], Table]]] = {
     "Mixtral": mixtral,
     "GPT-OSS": gpt_oss,
     "Llama 4": llama4,
+    "T5": t5,
     "ViT": vit,
 }

@@ -62,7 +62,7 @@ class Correlation:
     def _along_rows(self) -> tuple[Tensor, dict[int, Tensor]]:
         """The mean cosine and its gradients where dimension 1 is projected: ``M^_i = Q1 n_i``."""
         n = _contract(self._m, {d: q.mT for d, q in self.bases.items() if d == 0})
-        seen = _contract(self._g, {1: self.bases[1]})
+        seen = self._seen.get(0, self._a)
         nb = _contract(n, {1: self._grams[1]})
         cosine, w, v = self._weights((n * seen).sum(1, keepdim=True), (n * nb).sum(1, keepdim=True))
         toward = {1: _paired(self._g, w * n, 1) - self.bases[1] @ _paired(n, v * n, 1)}

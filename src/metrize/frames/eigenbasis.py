@@ -14,7 +14,7 @@ from metrize.frames.eigenbasis_modes import Bases, Modes
 from metrize.frames.eigenbasis_turn import left_turned
 from metrize.frames.refresh import FrameError
 from metrize.linalg.eigenbasis import Method, eigenvectors, renewed
-from metrize.linalg.modes import merged, mode_gram_
+from metrize.linalg.modes import finite_members, merged, mode_gram_
 from metrize.part import Spec, choice
 
 _PATIENCE = 3  # refreshes in a row that may fail
@@ -166,7 +166,7 @@ class Eigenbasis(Frame):
 
     def _learn(self, modes: Modes, coords: Tensor, which: Tensor, state: dict[str, Tensor]) -> None:
         """Add the gradients of some members to their factors."""
-        x = _harmless(modes.fold(coords))
+        x = finite_members(modes.fold(coords))
         for row in [slice(None)] if which.all() else [slice(i, i + 1) for i in _members(which)]:
             for mode in modes.based:
                 mode_gram_(state[f"factor_{mode}"][row], x[row], mode, self.shampoo_beta, 1 - self.shampoo_beta)
@@ -240,15 +240,6 @@ def _of(members: list[int], change: Callable[[Tensor], Tensor]) -> Callable[[Ten
         return average
 
     return changed
-
-
-def _harmless(x: Tensor) -> Tensor:
-    """Zero in place of a member whose squares are not finite, which would poison its factors for ever."""
-    flat = x.flatten(1)
-    finite = torch.linalg.vecdot(flat, flat).isfinite()
-    if x.device.type == "cpu" and finite.all():  # elsewhere the question would wait for the device
-        return x
-    return torch.where(finite.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
 
 
 def _without_rounding(rotated: Tensor, which: Tensor) -> Tensor:

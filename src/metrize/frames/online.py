@@ -78,8 +78,7 @@ class OnlineSubspace(Subspace):
 
     def _moved(self, grads: Tensor, dim: int, basis: Tensor) -> Tensor:
         wide = grads if dim == 1 else grads.mT
-        wide = wide / wide.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
-        pull = wide.mT @ (wide @ basis)
-        energy = wide.square().sum((-2, -1), keepdim=True).clamp(min=1)  # 0 for zero gradients, at least 1 for others
+        norm = wide.flatten(1).norm(dim=1).clamp(min=torch.finfo(wide.dtype).tiny).view(-1, 1, 1)
+        pull = wide.mT @ (wide @ (basis / norm)) / norm
         across = pull - basis @ (basis.mT @ pull)
-        return newton_schulz_polish(basis + across * (self.rate / energy))
+        return newton_schulz_polish(torch.add(basis, across, alpha=self.rate))

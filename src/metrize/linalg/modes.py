@@ -43,6 +43,19 @@ def mode_gram_(factor: Tensor, x: Tensor, mode: int, decay: float, gain: float) 
         factor.baddbmm_(fibres, fibres.mT, beta=decay, alpha=gain)
 
 
+def finite_members(x: Tensor) -> Tensor:
+    """Zero in place of a member whose squares are not finite, which would poison a sum of them for ever.
+
+    Args:
+        x: ``[B, *shape]``.
+    """
+    flat = x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
+    finite = torch.linalg.vecdot(flat, flat).isfinite()
+    if x.device.type == "cpu" and finite.all():  # elsewhere the question would wait for the device
+        return x
+    return torch.where(finite.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
+
+
 def merged(shape: torch.Size, limit: int) -> torch.Size:
     """Neighbouring axes taken together, from left to right, as long as their product is at most `limit`.
 

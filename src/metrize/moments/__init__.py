@@ -5,6 +5,8 @@ from metrize.moments.blocks import Blocks
 from metrize.moments.cover import Cover
 from metrize.moments.dense import Dense
 from metrize.moments.factored import Factored
+from metrize.moments.outer import Outer
+from metrize.moments.quantized import Quantized
 from metrize.moments.random_projection import RandomProjection
 from metrize.moments.rank_one import RankOne
 from metrize.moments.split import Split
@@ -19,6 +21,8 @@ __all__ = [
     "Factored",
     "Kind",
     "Moments",
+    "Outer",
+    "Quantized",
     "RandomProjection",
     "RankOne",
     "Slot",

@@ -165,6 +165,14 @@ def accumulate_(average: Tensor, value: Tensor, decay: float | Tensor, gain: flo
         average.add_(value, alpha=gain)
 
 
+def whitened(value: Tensor, average: Tensor, floor: float, scale: float | Tensor, clamped: bool) -> Tensor:
+    """See `Averages.whiten`."""
+    result = value / (average.clamp(min=floor) if clamped else average + floor).sqrt_()
+    if isinstance(scale, Tensor) or scale != 1:
+        result.mul_(per_member(scale, result))
+    return result
+
+
 @dataclasses.dataclass
 class Averages:
     """What a rule sees of its state: averages by name, shaped like the coordinates, however they are stored.
@@ -200,12 +208,43 @@ class Averages:
         return self._storage(name).update(self.slots[name], self.state, value, decay, gain)
 
     def observe(self, name: str, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> None:
-        """As `update`, for an average that a later pass over the tensor uses: `update` and `again` give it there."""
+        """As `update`, for an average that is used later in this step: `again`, `whiten` and `update` give it then."""
         self._observed[name] = self.update(name, value, decay, gain)
+
+    def observed(self, name: str) -> bool:
+        """Whether an average was observed in this step."""
+        return name in self._observed
 
     def again(self, name: str) -> Tensor:
         """The average that was observed in this step, not to be changed in place."""
         return self._observed[name]
+
+    def whiten(
+        self, name: str, value: Tensor, floor: float, scale: float | Tensor = 1.0, clamped: bool = False
+    ) -> Tensor:
+        """``scale x / sqrt(a + floor)``, a fresh tensor, with an average that was observed in this step; its last use.
+
+        Args:
+            name: of the average.
+            value: x, ``[B, *coordinates]``.
+            floor: added to the average.
+            scale: a number, or ``[B]``.
+            clamped: the floor is the least value of the average instead.
+        """
+        return whitened(value, self.again(name), floor, scale, clamped)
+
+    def root(self, name: str, average: Tensor) -> Tensor:
+        """Root of what `update` returned, a fresh tensor; the last use of that average."""
+        return average.sqrt()
+
+    def raise_(self, name: str, value: Tensor) -> Tensor:
+        """``a <- max(a, x)`` entry by entry; the largest so far, not to be changed in place."""
+        slot, storage = self.slots[name], self._storage(name)
+        stack = storage.read(slot, self.state)
+        largest = slot.points(stack)
+        torch.maximum(largest, value, out=largest)
+        storage.write(slot, self.state, stack)
+        return largest
 
     def add(self, name: str, share: Tensor) -> None:
         """Add to a sum over the whole tensor that a later pass of this step uses: ``[B, *batch]``."""

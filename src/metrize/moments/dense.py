@@ -57,6 +57,10 @@ class _DenseStream(Stream):
     slot: Slot
     kept: Tensor
 
+    @property
+    def fresh(self) -> bool:  # type: ignore[override]
+        return self.kept.dtype != self.slot.dtype
+
     def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
         kept, average = cut.of(self.kept), self.again(cut)
         accumulate_(average, value, decay, gain, self.slot.kind)

@@ -66,44 +66,47 @@ class RandomProjection(Moments):
         return {name: (kept, dtype), f"{name}.seed": ((), torch.int64)}
 
     def read(self, slot: Slot, state: dict[str, Tensor]) -> Tensor:
-        return torch.stack([self._up(slot, c, seed) for c, seed in self._members(slot, state)])
+        return torch.stack([_up(slot, c, self._drawn(slot, seed, c)) for c, seed in self._members(slot, state)])
 
     def write(self, slot: Slot, state: dict[str, Tensor], value: Tensor) -> None:
         for (c, seed), member in zip(self._members(slot, state), value, strict=True):
-            c.copy_(self._down(slot, member, seed))
+            c.copy_(_down(slot, member, self._drawn(slot, seed, c)))
 
     def update(
         self, slot: Slot, state: dict[str, Tensor], value: Tensor, decay: float | Tensor, gain: float | Tensor
     ) -> Tensor:
-        fresh = slot.stored(value * gain)
-        average = (slot.points(self.read(slot, state)) * decay).add_(slot.points(fresh))
+        stack = slot.stored(value)
+        averages = torch.empty_like(stack)
         for i, (c, seed) in enumerate(self._members(slot, state)):
+            own_decay, own_gain = (x.reshape(-1)[i] if isinstance(x, Tensor) else x for x in (decay, gain))
+            fresh, p = stack[i] * own_gain, self._drawn(slot, seed, c)
+            whole = _up(slot, c, p)
             if int(state["step"][i]) % self.period == 0:
-                whole = self._up(slot, c, seed)
                 seed.fill_(next_seed(int(seed)))
-                c.copy_(self._down(slot, whole, seed))
-            c.mul_(decay if not isinstance(decay, Tensor) else decay.reshape(-1)[i])
-            c.add_(self._down(slot, fresh[i], seed))
-        return average
+                p = self._drawn(slot, seed, c)
+                c.copy_(_down(slot, whole, p))
+            c.mul_(own_decay).add_(_down(slot, fresh, p))
+            torch.add(fresh, whole.mul_(own_decay), out=averages[i])
+        return slot.points(averages)
 
     def _members(self, slot: Slot, state: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """The compressed average and the seed of each member, to be changed in place."""
         return list(zip(state[slot.name].unbind(), state[f"{slot.name}.seed"].unbind(), strict=True))
 
-    def _up(self, slot: Slot, c: Tensor, seed: Tensor) -> Tensor:
-        p = self._projection(slot, seed, c.device)
-        return p.mT @ c if _is_wide(slot.shape) else c @ p.mT
-
-    def _down(self, slot: Slot, whole: Tensor, seed: Tensor) -> Tensor:
-        p = self._projection(slot, seed, whole.device)
-        return p @ whole if _is_wide(slot.shape) else whole @ p
-
-    def _projection(self, slot: Slot, seed: Tensor, device: torch.device) -> Tensor:
+    def _drawn(self, slot: Slot, seed: Tensor, c: Tensor) -> Tensor:
         """P: ``[r, m]`` to be applied from the left of a wide matrix, else ``[n, r]`` from the right."""
         left, right = split_seed(int(seed))
         m, n = slot.shape
         shape, own = ((self.rank, m), left) if _is_wide(slot.shape) else ((n, self.rank), right)
-        return gaussian(shape, own, slot.dtype, device) / math.sqrt(self.rank)
+        return gaussian(shape, own, slot.dtype, c.device) / math.sqrt(self.rank)
+
+
+def _up(slot: Slot, c: Tensor, p: Tensor) -> Tensor:
+    return p.mT @ c if _is_wide(slot.shape) else c @ p.mT
+
+
+def _down(slot: Slot, whole: Tensor, p: Tensor) -> Tensor:
+    return p @ whole if _is_wide(slot.shape) else whole @ p
 
 
 def _is_wide(shape: torch.Size) -> bool:

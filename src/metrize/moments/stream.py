@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -41,8 +42,12 @@ class Cut:
     @functools.cached_property
     def stop(self) -> int:
         """Place behind its last number."""
-        lengths = [cut.stop - cut.start for cut in self.index] + list(self.layout[len(self.index) :])
-        return self.start + math.prod(lengths)
+        return self.start + math.prod(self.shape)
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of `of` without B."""
+        return (*(cut.stop - cut.start for cut in self.index), *self.layout[len(self.index) :])
 
 
 def boxes(layout: tuple[int, ...], size: int, align: int = 1) -> list[Cut]:
@@ -51,7 +56,8 @@ def boxes(layout: tuple[int, ...], size: int, align: int = 1) -> list[Cut]:
     along = next((i for i, numbers in enumerate(behind) if numbers <= size), None)
     if along is None or (along and math.prod(layout[along:]) % align):
         return [Cut(layout)]
-    rows = max(size // max(1, behind[along]) // align, 1) * align
+    step = align // math.gcd(align, behind[along])  # so many rows are a multiple of `align`
+    rows = max(size // max(1, behind[along]) // step, 1) * step
     places = itertools.product(*(range(length) for length in layout[:along]))
     ranges = [slice(a, min(a + rows, layout[along])) for a in range(0, layout[along], rows)]
     return [Cut(layout, (*(slice(i, i + 1) for i in place), piece)) for place in places for piece in ranges]
@@ -60,21 +66,28 @@ def boxes(layout: tuple[int, ...], size: int, align: int = 1) -> list[Cut]:
 class Stream:
     """One step of one average, piece by piece.
 
-    Every piece is either handed to `update`, or to `observe` in a pass of its own that ends with `settle`. Afterwards
-    `again` gives the average of any piece, and `close` ends the step. Pieces of averages have the shape of `Cut.of`,
-    or one that broadcasts to it.
+    Every piece of x, in ``a <- decay a + gain x`` (``x^2`` where the average is of squares), is handed to `update`, or to
+    `observe` in a pass of its own that ends with `settle`. Afterwards `again` gives the average of any piece, and `close`
+    ends the step. Pieces of averages have the shape of `Cut.of`, or one that broadcasts to it.
     """
 
-    def observe(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> None:
-        """Take in a piece of x, in ``a <- decay a + gain x`` (``x^2`` where the average is of squares)."""
-        self.update(cut, value, decay, gain)
+    fresh: ClassVar[bool] = True
+    """Whether pieces of averages are copies, which whoever asked for them may change."""
+
+    def observe(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor | None:
+        """Take in a piece, and return the average if one knows it before all pieces were seen."""
+        return self.update(cut, value, decay, gain)
 
     def settle(self) -> None:
         """Every piece was observed."""
 
     def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
-        """Take in a piece of x and return the average to use now."""
+        """Take in a piece and return the average to use now."""
         raise NotImplementedError
+
+    def whiten(self, cut: Cut, value: Tensor, floor: float, scale: float | Tensor) -> Tensor | None:
+        """``scale x / sqrt(a + floor)`` without ever making a, where there is a way."""
+        return None
 
     def again(self, cut: Cut) -> Tensor:
         """The average of a piece that was taken in before."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from metrize.named.adafactor import Adafactor
+from metrize.named.adagrad import AdaGrad
+from metrize.named.adalayer import Adalayer
 from metrize.named.adam import Adam, AdamW
 from metrize.named.adam_mini import AdamMini
+from metrize.named.amsgrad import AdamNC, AMSGrad
 from metrize.named.apollo import APOLLO
 from metrize.named.came import CAME
 from metrize.named.coap import COAP
+from metrize.named.fadam import FAdam
 from metrize.named.flora import Flora
 from metrize.named.galore import GaLore
 from metrize.named.hfac import HFac
 from metrize.named.modular import ModularNorm
 from metrize.named.muon import Muon
+from metrize.named.nadam import NAdam
 from metrize.named.norm_sgd import NormSGD
 from metrize.named.prodigy import Prodigy
 from metrize.named.scion import Scion
@@ -29,16 +34,22 @@ __all__ = [
     "SGD",
     "SM3",
     "SMMF",
+    "AMSGrad",
+    "AdaGrad",
     "Adafactor",
+    "Adalayer",
     "Adam",
     "AdamMini",
+    "AdamNC",
     "AdamW",
+    "FAdam",
     "Flora",
     "GaLore",
     "HFac",
     "Lion",
     "ModularNorm",
     "Muon",
+    "NAdam",
     "NormSGD",
     "Prodigy",
     "Scion",
@@ -64,6 +75,12 @@ _CATALOGUE: tuple[type[Optimizer], ...] = (
     SMMF,
     HFac,
     AdamMini,
+    Adalayer,
+    AMSGrad,
+    AdaGrad,
+    AdamNC,
+    NAdam,
+    FAdam,
     GaLore,
     COAP,
     Flora,

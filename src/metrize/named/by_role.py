@@ -9,21 +9,28 @@ from torch import Tensor, nn
 
 from metrize.groups import Params, named_members
 from metrize.roles import Role, infer
+from metrize.roles.sandbox import Example
 
 Entry = Tensor | tuple[str, Tensor]
 Options = Callable[[Role], dict[str, Any]]
 
 
-def by_role(params: Params, options: Options, role_of: Callable[[Tensor], Role] | None = None) -> Params:
+def by_role(
+    params: Params,
+    options: Options,
+    role_of: Callable[[Tensor], Role] | None = None,
+    example: Example | None = None,
+) -> Params:
     """Parameter groups with the options that each role asks for.
 
     Args:
         params: a module, whose roles are inferred; anything else is taken as it is, unless `role_of` knows better.
         options: of a group with parameters of this role.
         role_of: the role of a parameter that comes without its module, and whose group names no norm or recipe.
+        example: what one forward pass of a module takes, for roles that are known better; see `metrize.plan`.
     """
     if isinstance(params, nn.Module):
-        roles = infer(params).roles
+        roles = infer(params, example).roles
         return _grouped([(entry, roles[entry[0]]) for entry in named_members(params)], options)
     if role_of is None:
         return params

@@ -1,20 +1,27 @@
 """How averages and a norm make a direction."""
 
+from metrize.rules.adagrad import AdaGrad
 from metrize.rules.adam import Adam
 from metrize.rules.base import Metric, Rule
 from metrize.rules.came import CAME
 from metrize.rules.clipped_average import ClippedAverage
+from metrize.rules.fadam import FAdam
+from metrize.rules.frozen import FrozenAdam
 from metrize.rules.gradient import Gradient
 from metrize.rules.hfac import HFac
 from metrize.rules.momentum import Momentum
 from metrize.rules.scheduled import ScheduledAdam
+from metrize.rules.shampoo import Shampoo
 from metrize.rules.steepest import Lion, Steepest
 from metrize.rules.whitened import Whitened
 
 __all__ = [
     "CAME",
+    "AdaGrad",
     "Adam",
     "ClippedAverage",
+    "FAdam",
+    "FrozenAdam",
     "Gradient",
     "HFac",
     "Lion",
@@ -22,6 +29,7 @@ __all__ = [
     "Momentum",
     "Rule",
     "ScheduledAdam",
+    "Shampoo",
     "Steepest",
     "Whitened",
 ]

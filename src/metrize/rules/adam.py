@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection
 from typing import Any, Literal
 
@@ -26,66 +27,111 @@ class Adam(Rule):
         second_moment: ``"elementwise"``, or ``"scalar"``: one v for each point, the average of ``||g||^2 / dim`` in
             the metric of the space (as in arXiv:2002.01113, rescaled by the dimension so that both take the same
             learning rate). Under a transported section the scalar form does not depend on where that started.
+            ``"none"`` keeps no v: ``D = m / (1 - b1^t)``.
         bias_correction: False leaves out the divisions by ``1 - b^t``. ``"step"`` does as well, and multiplies the step
             by ``sqrt(1 - b2^t) / (1 - b1^t)`` once the frame was left: ``D = m / (sqrt(v) + eps)``, with an eps that is
             not corrected, as in the papers' code of SOAP, GaLore and COAP.
         normalized: D has a root mean square of 1 in every point, before the bias correction of ``"step"``.
+        nesterov: look ahead along m (NAdam, Dozat 2016): with ``mu_t = b1 (1 - 0.96^(t momentum_decay) / 2)``,
+            ``mu_(t+1) m / (1 - mu_1 ... mu_(t+1)) + (1 - mu_t) g / (1 - mu_1 ... mu_t)`` takes the place of
+            ``m / (1 - b1^t)``; without bias correction, ``mu_(t+1) m + (1 - mu_t) g`` that of m. The group has a number
+            more, ``momentum_decay``; the default, infinity, is ``mu_t = b1``.
+        amsgrad: the largest v so far takes the place of v (arXiv:1904.09237). With bias correction it is divided by
+            ``1 - b2^t`` when it is used, as in torch; the paper corrects nothing.
 
     Raises:
-        ValueError: an unknown option; betas or eps out of range.
+        ValueError: an unknown option, or options without a meaning together; a number of the group out of range.
     """
 
-    second_moment: Literal["elementwise", "scalar"] = "elementwise"
+    second_moment: Literal["elementwise", "scalar", "none"] = "elementwise"
     bias_correction: bool | Literal["step"] = True
     normalized: bool = False
+    nesterov: bool = False
+    amsgrad: bool = False
 
     def __post_init__(self) -> None:
-        choice(self, "second_moment", ("elementwise", "scalar"))
+        choice(self, "second_moment", ("elementwise", "scalar", "none"))
         if self.bias_correction not in (True, False, "step"):
             raise ValueError(f"Adam(bias_correction={self.bias_correction!r}): True, False or 'step'")
+        if self.amsgrad and self.second_moment != "elementwise":
+            raise ValueError(f"{self}: amsgrad=True is about the v of each entry; leave out second_moment")
 
     def in_norm(self) -> Norm:
         return MaxEntry()
 
     def hyper(self) -> dict[str, Any]:
-        return {"betas": (0.9, 0.999), "eps": 1e-8}
+        numbers: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}
+        return {**numbers, "momentum_decay": math.inf} if self.nesterov else numbers
 
     def check_hyper(self, hyper: dict[str, Any]) -> None:
         if len(hyper["betas"]) != 2 or not all(0 <= number(beta) < 1 for beta in hyper["betas"]):
             raise ValueError(f"betas={hyper['betas']}: two numbers from 0 to less than 1")
         if not number(hyper["eps"]) >= 0:
             raise ValueError(f"eps={hyper['eps']}: a number of at least 0")
+        if self.nesterov and not number(hyper["momentum_decay"]) >= 0:
+            raise ValueError(f"momentum_decay={hyper['momentum_decay']}: a number of at least 0")
 
     def averages(self, hyper: dict[str, Any]) -> dict[str, Kind]:
-        first: dict[str, Kind] = {"exp_avg": "linear"}
-        return first if self.second_moment == "scalar" else {**first, "exp_avg_sq": "square"}
+        kept: dict[str, Kind] = {"exp_avg": "linear"}
+        if self.second_moment == "elementwise":
+            kept["exp_avg_sq"] = "square"
+        return {**kept, "max_exp_avg_sq": "square"} if self.amsgrad else kept
 
     def small_spec(self, shape: torch.Size, batch: tuple[int, ...], dtype: torch.dtype, hyper: dict[str, Any]) -> Spec:
-        return {"exp_avg_sq": (batch, dtype)} if self.second_moment == "scalar" else {}
+        spec: Spec = {"exp_avg_sq": (batch, dtype)} if self.second_moment == "scalar" else {}
+        return {**spec, "momentum_bias": ((), dtype)} if self.nesterov and self.bias_correction is True else spec
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         beta1, beta2 = self._decays(averages, hyper)
+        bias1, bias2 = self._biases(averages, beta1, beta2)
         exp_avg = coords if beta1 is None else averages.update("exp_avg", coords, beta1, 1 - beta1)
-        if self.second_moment == "scalar":
-            mean_square = averages.small("exp_avg_sq")
-            mean_square.lerp_(metric.sq_norm(coords) / metric.dim, 1 - beta2)
-            exp_avg_sq = per_point(mean_square, coords)
+        if self.nesterov and beta1 is not None:
+            exp_avg, bias1 = self._ahead(coords, exp_avg, beta1, averages, hyper)
+        if self.second_moment == "none":
+            direction = exp_avg / per_point(bias1, coords)
         else:
-            exp_avg_sq = averages.update("exp_avg_sq", coords, beta2, 1 - beta2)
-        denominator, bias1 = exp_avg_sq.sqrt(), 1.0
-        if self.bias_correction is True:
-            bias1, bias2 = 1 - beta1**averages.count, 1 - beta2**averages.count
             # (sqrt(v / bias2) + eps) bias1, with every factor that is one number for each parameter taken together
-            denominator.mul_(per_point(bias1 / bias2**0.5, coords))
-        # the diagonal of a skew block is 0, and 0 / 0 must stay 0 without an eps
-        eps = at_least(per_point(bias1, coords) * hyper["eps"], torch.finfo(coords.dtype).tiny)
-        direction = torch.div(exp_avg, denominator.add_(eps))
+            denominator = self._square(coords, averages, beta2, metric).sqrt()
+            if self.bias_correction is True:
+                denominator.mul_(per_point(bias1, coords) / per_point(bias2, coords) ** 0.5)
+            # the diagonal of a skew block is 0, and 0 / 0 must stay 0 without an eps
+            eps = at_least(per_point(bias1, coords) * hyper["eps"], torch.finfo(coords.dtype).tiny)
+            direction = torch.div(exp_avg, denominator.add_(eps))
         if self.normalized:
             direction.div_(per_point((metric.sq_norm(direction) / metric.dim).sqrt() + 1e-30, coords))
         return direction
 
+    def _biases(self, averages: Averages, beta1: Any, beta2: Any) -> tuple[Any, Any]:
+        """``1 - b^t`` of both averages where that is corrected, numbers or ``[B]``."""
+        if self.bias_correction is not True:
+            return 1.0, 1.0
+        return 1 - beta1**averages.count, 1 - beta2**averages.count
+
+    def _square(self, coords: Tensor, averages: Averages, beta2: Any, metric: Metric) -> Tensor:
+        """v, not to be changed in place."""
+        if self.second_moment == "scalar":
+            mean_square = averages.small("exp_avg_sq")
+            mean_square.lerp_(metric.sq_norm(coords) / metric.dim, per_point(1 - beta2, mean_square))
+            return per_point(mean_square, coords)
+        exp_avg_sq = averages.update("exp_avg_sq", coords, beta2, 1 - beta2)
+        return averages.raise_("max_exp_avg_sq", exp_avg_sq) if self.amsgrad else exp_avg_sq
+
+    def _ahead(
+        self, coords: Tensor, exp_avg: Tensor, beta1: Any, averages: Averages, hyper: dict[str, Any]
+    ) -> tuple[Tensor, Any]:
+        """What takes the place of m, and what it has to be divided by."""
+        steps, pace = (averages.count, averages.count + 1), number(hyper.get("momentum_decay", math.inf))
+        now, ahead = (beta1 * (1 - 0.5 * 0.96 ** (pace * step)) for step in steps)
+        bias: Any = 1.0
+        if self.bias_correction is True:
+            bias = averages.small("momentum_bias")  # 1 - mu_1 ... mu_t, which starts at 0 like every state
+            now, ahead = per_point(now, bias), per_point(ahead, bias)
+            bias.copy_(1 - (1 - bias) * now)
+            ahead = ahead * bias / (1 - (1 - bias) * ahead)
+        return coords * per_point(1 - now, coords) + exp_avg * per_point(ahead, coords), bias
+
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
-        if self.second_moment == "scalar" or self.normalized:
+        if self.second_moment == "scalar" or self.normalized or self.amsgrad:
             return ()
         return (self._look, self.direction) if "exp_avg_sq" in ahead else (self.direction,)
 
@@ -104,7 +150,8 @@ class Adam(Rule):
         return (1 - beta2**step).sqrt() / (1 - beta1**step)
 
     def fusable(self, hyper: dict[str, Any]) -> bool:
-        return self.second_moment == "elementwise" and self.bias_correction is True and not self.normalized
+        changed = self.normalized or self.nesterov or self.bias_correction is not True
+        return self.second_moment == "elementwise" and not changed
 
     def fused(
         self,
@@ -120,13 +167,13 @@ class Adam(Rule):
             grads,
             state["exp_avg"],
             state["exp_avg_sq"],
-            [],
+            state.get("max_exp_avg_sq", []),
             state["step"],
             lr=hyper["lr"],
             beta1=number(hyper["betas"][0]),
             beta2=number(hyper["betas"][1]),
             weight_decay=number(hyper["weight_decay"]),
             eps=number(hyper["eps"]),
-            amsgrad=False,
+            amsgrad=self.amsgrad,
             maximize=bool(hyper["maximize"]),
         )

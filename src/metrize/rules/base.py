@@ -87,6 +87,17 @@ class Rule(Part):
         """Update the averages with ``coords`` ``[B, *batch, *point]`` and return the direction, same shape."""
         raise NotImplementedError
 
+    def prior(self, points: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+        """What ``decay="natural"`` adds to the direction of this step, times `weight_decay`: a fresh tensor.
+
+        Args:
+            points: in the coordinates of the rule, ``[B, *batch, *point]``.
+            averages: after `direction`.
+            hyper: numbers of the parameter group.
+            metric: of the space.
+        """
+        raise NotImplementedError
+
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
         """`direction`, cut where the whole tensor must have been seen; the last pass returns the direction.
 

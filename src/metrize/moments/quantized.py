@@ -1,0 +1,127 @@
+"""Codes of a few bits, with a scale for each block of numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from metrize.moments.base import Kind, Moments, Slot, accumulate_
+from metrize.moments.dense import Dense
+from metrize.moments.quantized_codes import CodeBook, Map, code_book
+from metrize.moments.stream import Cut, Stream
+from metrize.part import Spec, choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized(Moments):
+    """Averages in 8 or 4 bits, with a scale for each block (arXiv:2110.02861, arXiv:2309.01507).
+
+    A tensor is read row by row and cut into blocks. Of a block it keeps its largest magnitude s and for each number x
+    the code of the number that is nearest to ``x / s`` in a map of numbers up to 1. The fresh gradient enters the
+    uncompressed average, and that one is used before it is rounded again. Numbers too small beside the largest one of
+    their block are read as 0.
+
+    Args:
+        bits: 8 or 4.
+        block: numbers that share a scale.
+        map: ``"dynamic"``: numbers with as many digits as their exponent leaves bits for; ``"linear"``: equally spaced
+            ones, and for squares none that is 0; ``"float8"``: those of the format e4m3.
+        signed: averages of squares take a map with signs as well.
+        smallest: tensors with fewer numbers are stored densely.
+        whole_blocks: tensors whose numbers do not fill their last block are stored densely.
+
+    Raises:
+        ValueError: an unknown option or a number out of range.
+    """
+
+    bits: Literal[8, 4] = 8
+    block: int = 256
+    map: Map = "dynamic"
+    signed: bool = False
+    smallest: int = 4096
+    whole_blocks: bool = False
+
+    flat_only: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
+    rereads: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        choice(self, "map", ("dynamic", "linear", "float8"))
+        if self.bits not in (8, 4) or (self.map == "float8" and self.bits != 8):
+            raise ValueError(f"Quantized(bits={self.bits!r}, map={self.map!r}): bits is 8 or 4, and 8 for 'float8'")
+        if not isinstance(self.block, int) or self.block < 2 or self.block % 2:
+            raise ValueError(f"Quantized(block={self.block!r}): an even number of at least 2")
+        if not self.smallest >= 0:
+            raise ValueError(f"Quantized(smallest={self.smallest!r}): a number of at least 0")
+
+    @property
+    def align(self) -> int:  # type: ignore[override]
+        return self.block
+
+    def of(self, shape: torch.Size, kind: Kind) -> Moments:
+        count = math.prod(shape)
+        dense = count < max(self.smallest, 1) or (self.whole_blocks and count % self.block)
+        return Dense() if dense else self
+
+    def state_spec(self, name: str, shape: torch.Size, dtype: torch.dtype, kind: Kind) -> Spec:
+        count = math.prod(shape)
+        codes, scales = -(-count * self.bits // 8), -(-count // self.block)
+        return {f"{name}.code": ((codes,), torch.uint8), f"{name}.scale": ((scales,), dtype)}
+
+    def stream(self, slot: Slot, state: dict[str, Tensor]) -> _QuantizedStream:
+        codes, scales = state[f"{slot.name}.code"], state[f"{slot.name}.scale"]
+        book = code_book(self.map, self.bits, slot.kind == "linear" or self.signed, slot.dtype, codes.device)
+        return _QuantizedStream(slot.kind, book, self.block, codes, scales)
+
+    def read(self, slot: Slot, state: dict[str, Tensor]) -> Tensor:
+        return self.stream(slot, state).again(Cut(tuple(slot.shape)))
+
+    def write(self, slot: Slot, state: dict[str, Tensor], value: Tensor) -> None:
+        self.stream(slot, state).keep(Cut(tuple(slot.shape)), value)
+
+
+@dataclasses.dataclass
+class _QuantizedStream(Stream):
+    kind: Kind
+    book: CodeBook
+    block: int
+    codes: Tensor
+    scales: Tensor
+
+    def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
+        average = self.again(cut)
+        accumulate_(average, value, decay, gain, self.kind)
+        self.keep(cut, average)
+        return average
+
+    def again(self, cut: Cut) -> Tensor:
+        """The average of a piece as it was kept until this step."""
+        codes, scales = self._kept(cut)
+        numbers = self.book.numbers(_whole(codes, self.block * self.book.bits // 8))
+        numbers.mul_(scales.unsqueeze(2))
+        return numbers.flatten(1)[:, : cut.stop - cut.start].reshape(len(codes), *cut.shape)
+
+    def keep(self, cut: Cut, average: Tensor) -> None:
+        """Round a piece."""
+        blocks = _whole(average.flatten(1), self.block)
+        largest = blocks.abs().amax(2).nan_to_num_(nan=0.0)  # without a guard, a block with a NaN starts anew
+        ratio = blocks / largest.where(largest > 0, 1).unsqueeze(2)
+        codes, scales = self._kept(cut)
+        codes.copy_(self.book.nearest(ratio.float()).flatten(1)[:, : codes.shape[1]])
+        scales.copy_(largest)
+
+    def _kept(self, cut: Cut) -> tuple[Tensor, Tensor]:
+        """Codes and scales of a piece, which begins with a block and ends with one or with the tensor."""
+        first, last = (-(-at * self.book.bits // 8) for at in (cut.start, cut.stop))
+        return self.codes[:, first:last], self.scales[:, cut.start // self.block : -(-cut.stop // self.block)]
+
+
+def _whole(rows: Tensor, size: int) -> Tensor:
+    """Rows ``[B, N]`` as blocks ``[B, ceil(N / size), size]``, the last one filled up with zeros."""
+    missing = -rows.shape[1] % size
+    rows = torch.nn.functional.pad(rows, (0, missing)) if missing else rows
+    return rows.reshape(len(rows), -1, size)

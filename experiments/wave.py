@@ -35,19 +35,21 @@ HERE = Path(__file__).parent
 RUNS = HERE.parent / "runs" / "wave"
 SEEDS, REDUCED, LAYERS, LR = 3, 4, 4, 3e-3
 MODELS = {
-    "linear, U on SymplecticStiefel()": (0, "SymplecticStiefel()"),
-    "linear, U on Stiefel()": (0, "Stiefel()"),
-    f"{LAYERS} layers, U on SymplecticStiefel()": (LAYERS, "SymplecticStiefel()"),
-    f"{LAYERS} layers, U on Stiefel()": (LAYERS, "Stiefel()"),
-    f"{LAYERS} layers, U free": (LAYERS, "none"),
+    "linear, U on SymplecticStiefel()": (0, "SymplecticStiefel()", "transpose"),
+    "linear, U on its full form": (0, "SymplecticStiefel(form='full')", "symplectic"),
+    "linear, U on Stiefel()": (0, "Stiefel()", "transpose"),
+    f"{LAYERS} layers, U on SymplecticStiefel()": (LAYERS, "SymplecticStiefel()", "transpose"),
+    f"{LAYERS} layers, U on its full form": (LAYERS, "SymplecticStiefel(form='full')", "symplectic"),
+    f"{LAYERS} layers, U on Stiefel()": (LAYERS, "Stiefel()", "transpose"),
+    f"{LAYERS} layers, U free": (LAYERS, "none", "transpose"),
 }
 
 
 def trained(base: RunConfig) -> dict[str, list[Run]]:
     """The runs of each model, a seed each."""
     methods = []
-    for layers, space in MODELS.values():
-        model = {"reduced": REDUCED, "layers": layers}
+    for layers, space, inverse in MODELS.values():
+        model = {"reduced": REDUCED, "layers": layers, "inverse": inverse}
         methods.append(dataclasses.replace(parse_method(f"Adam on {space}", base), model=model))
     runs = go_on(RUNS, methods, SEEDS)
     return {

@@ -17,6 +17,7 @@ from metrize.framing import Framing
 from metrize.groups import name_of
 from metrize.moments import Averages
 from metrize.recipe import Recipe
+from metrize.rounding import Nearest
 from metrize.rules import Metric
 from metrize.spaces import Space
 from metrize.spaces.base import compute_dtype
@@ -119,14 +120,17 @@ class Fused(Bucket):
 
     def _apply_widened(self, params: list[Tensor], grads: list[Tensor], state: dict[str, list[Tensor]]) -> None:
         """16-bit parameters: the same kernel on float32 copies of a chunk at a time, rounded once."""
+        rounding = self.recipe.rounding
         for i, p in enumerate(params):
-            averages = {key: _flat(values[i]) for key, values in state.items() if key != "step"}
-            for at in range(0, p.numel(), _CHUNK):
+            single = {key: values[i] for key, values in state.items()}
+            averages = {key: _flat(value) for key, value in single.items() if value.shape == p.shape}
+            for piece, at in enumerate(range(0, p.numel(), _CHUNK)):
                 cut = slice(at, at + _CHUNK)
-                wide, grad = _flat(p)[cut].float(), _flat(grads[i])[cut].float()
-                pieces = {key: [value[cut]] for key, value in averages.items()} | {"step": [state["step"][i]]}
+                rest = averages["rounding.rest"][cut] if "rounding.rest" in averages else None
+                wide, grad = rounding.widen(_flat(p)[cut], rest), _flat(grads[i])[cut].float()
+                pieces = {key: [value[cut]] for key, value in averages.items()} | {"step": [single["step"]]}
                 self.recipe.rule.fused([wide], [grad], pieces, self.group, self.recipe.decay)
-                _flat(p)[cut].copy_(wide)
+                rounding.narrow_(_flat(p)[cut], wide, rest, rounding.draw(single, piece))
 
 
 class Stacked(Bucket):
@@ -230,7 +234,7 @@ class Stacked(Bucket):
             shrink_after_(decay, points, velocity, rate, space, group)
         if float(group["lr"]) != 0:  # a step of length zero leaves every bit where it is
             space.polish_(points, state["step"], state)
-        _scatter(stack, params)
+        self._scatter(stack, params, state)
         framing.close(coords)  # last, so that a basis that cannot be renewed leaves a finished step
 
     def _descent(self, grad: Tensor, stack: Tensor) -> Tensor:
@@ -275,10 +279,21 @@ class Stacked(Bucket):
         """``[B, *shape]`` in the dtype of the arithmetic: the parameters, or the masters of 16-bit ones."""
         now = _stack(params)
         if not self._master:
-            return now.to(self._dtype)
+            exact = now.dtype == self._dtype
+            return now if exact else self.recipe.rounding.widen(now, state.get("rounding.rest"))
         # where the parameter is no longer the rounded master, someone wrote to it, and what was written counts
         master = state["master"]
         return master.copy_(torch.where(master.to(now.dtype) == now, master, now.to(self._dtype)))
+
+    def _scatter(self, stack: Tensor, params: list[Tensor], state: State) -> None:
+        """Write rows of the stack to the parameters they do not already share memory with."""
+        rounding = self.recipe.rounding
+        if params[0].dtype == self._dtype or self._master or isinstance(rounding, Nearest):
+            _copy(stack, params)
+            return
+        for i, (p, wide) in enumerate(zip(params, stack, strict=True)):
+            row = {key: value[i] for key, value in state.items()}
+            rounding.narrow_(p, wide, row.get("rounding.rest"), rounding.draw(row))
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
@@ -292,7 +307,7 @@ def _per_member(value: float | Tensor, points: Tensor) -> float | Tensor:
     return value.to(points).reshape(-1, *(1,) * (points.ndim - 1))
 
 
-def _scatter(stack: Tensor, params: list[Tensor]) -> None:
+def _copy(stack: Tensor, params: list[Tensor]) -> None:
     """Write rows of the stack to the parameters they do not already share memory with."""
     if len(params) > 1 or params[0].data_ptr() != stack.data_ptr():
         torch._foreach_copy_(params, list(stack.unbind()))

@@ -22,6 +22,7 @@ from metrize.kinds import alone, kind_of
 from metrize.linalg import all_finite
 from metrize.part import Spec, parse
 from metrize.recipe import Recipe, parse_recipe
+from metrize.rounding import Rounding
 from metrize.rules.steepest import Dualized
 from metrize.spaces import Space, SpaceError, declare
 from metrize.spaces.base import parse_space
@@ -54,6 +55,7 @@ class Optimizer(torch.optim.Optimizer):
         maximize: ascend instead.
         skip_nonfinite: a step in which any gradient holds a NaN or an infinity leaves parameters, averages and counts
             untouched, and is counted in ``param_groups[0]["skipped_steps"]``.
+        rounding: of bfloat16 parameters, over that of the recipes.
         hyper: the numbers of the rule, such as ``betas`` and ``eps``.
 
     Raises:
@@ -74,9 +76,13 @@ class Optimizer(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         maximize: bool = False,
         skip_nonfinite: bool = True,
+        rounding: Rounding | None = None,
         **hyper: Any,
     ) -> None:
         recipe = Recipe() if recipe is None else recipe
+        params = named_members(params)
+        if rounding is not None:
+            recipe, params = recipe.replace(rounding=rounding), _with_rounding(params, rounding)
         known = recipe.hyper()
         for key in hyper:
             if key not in known:
@@ -92,7 +98,7 @@ class Optimizer(torch.optim.Optimizer):
             "skipped_steps": 0,
             "format": checkpoint.FORMAT,
         }
-        super().__init__(named_members(params), defaults)
+        super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with their own ``recipe``, ``space`` or numbers if wanted.
@@ -330,6 +336,19 @@ class Optimizer(torch.optim.Optimizer):
             self.state[p][key] = value.to(dtype)  # a model converted between steps
 
 
+def _with_rounding(params: Any, rounding: Rounding) -> Any:
+    """The same groups, where those with a recipe of their own round in this way too."""
+    entries = list(params)
+    if not entries or not isinstance(entries[0], dict):
+        return entries
+    return [
+        {**group, "recipe": _recipe_of({"recipe": group["recipe"]}, {}).replace(rounding=rounding)}
+        if "recipe" in group
+        else group
+        for group in entries
+    ]
+
+
 def _agree(buckets: list[Bucket], exchange: Exchange) -> None:
     """Sum what the buckets measured over the scopes of their step sizes, and tell each its sum."""
     totals: dict[Any, Tensor] = {}
@@ -354,7 +373,7 @@ def _apart(value: Any) -> Any:
 
 def _recipe_of(group: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
     """The group's own recipe or the optimizer's, on the group's own space and in its own norm if it names them."""
-    recipe = group.pop("recipe", defaults["recipe"])
+    recipe = group.pop("recipe", None) or defaults["recipe"]
     recipe = parse_recipe(recipe) if isinstance(recipe, str) else recipe
     space, norm = group.pop("space", None), group.pop("norm", None)
     if space is not None:

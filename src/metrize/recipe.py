@@ -11,6 +11,7 @@ from metrize.decay import DECAYS, Decay
 from metrize.frames import Frame, Identity
 from metrize.moments import Dense, Moments
 from metrize.part import Part, choice, parse
+from metrize.rounding import Nearest, Rounding
 from metrize.rules import Adam, Rule
 from metrize.spaces import Space, SpaceError
 from metrize.step_sizes import Given, StepSize
@@ -18,7 +19,7 @@ from metrize.step_sizes import Given, StepSize
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(Part):
-    """Five answers about a tensor, and the convention of its weight decay.
+    """Five answers about a tensor, the convention of its weight decay, and how it is rounded.
 
     Args:
         space: where the tensor lives. None: where it was declared to live (`metrize.constrain`), else a vector space.
@@ -35,6 +36,8 @@ class Recipe(Part):
             group's radius (arXiv:2502.07529); ``"natural"`` adds ``weight_decay`` times the natural gradient of
             ``||p||^2 / 2`` to the direction, for rules that have one (arXiv:2405.12807). On a compact space, where the
             norm of a point is constant, none does anything.
+        rounding: how a bfloat16 parameter in a vector space takes in a step: to `Nearest`, `Stochastic`, `Compensated`.
+            On a manifold such a parameter has a float32 master.
 
     Raises:
         TypeError: something that does not belong in its slot.
@@ -47,10 +50,11 @@ class Recipe(Part):
     rule: Rule = dataclasses.field(default_factory=Adam)
     step_size: StepSize = dataclasses.field(default_factory=Given)
     decay: Decay = "decoupled"
+    rounding: Rounding = dataclasses.field(default_factory=Nearest)
 
     def __post_init__(self) -> None:
         choice(self, "decay", DECAYS)
-        slots = {"frame": Frame, "moments": Moments, "rule": Rule, "step_size": StepSize}
+        slots = {"frame": Frame, "moments": Moments, "rule": Rule, "step_size": StepSize, "rounding": Rounding}
         for slot, kind in slots.items():
             self._check(slot, kind)
         if self.space is not None:
@@ -82,6 +86,8 @@ class Recipe(Part):
                     f"{slot}={part} is for tensors in a vector space, and this one lives on {space}; leave out "
                     f"{slot} for this parameter"
                 )
+        if not (space.flat or isinstance(self.frame, Identity)):
+            space.framed(space.points(torch.empty(1, *shape, device="meta")))  # which some spaces refuse
         if self.decay in ("cautious", "natural") and not (space.flat or space.compact):
             raise SpaceError(f"decay={self.decay!r} has no meaning on {space}; use decay='decoupled'")
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 
 import torch
 from torch import Tensor
@@ -19,25 +18,29 @@ class Rounding(Part):
         """State kept for one parameter of this shape and dtype."""
         return {}
 
-    def widen(self, stored: Tensor, kept: dict[str, Tensor]) -> Tensor:
-        """A parameter, or a piece of one, in float32; not the parameter itself.
+    def widen(self, stored: Tensor, rest: Tensor | None) -> Tensor:
+        """A 16-bit parameter, or a piece of one, in float32.
 
         Args:
             stored: the parameter.
-            kept: the state's pieces that belong to it.
+            rest: the piece of ``state["rounding.rest"]`` that belongs to it, where there is one.
         """
         return stored.float()
 
-    def narrow_(self, stored: Tensor, wide: Tensor, kept: dict[str, Tensor], draw: int) -> None:
-        """Write float32 numbers to the parameter, or to a piece of one.
+    def narrow_(self, stored: Tensor, wide: Tensor, rest: Tensor | None, draw: int) -> None:
+        """Write float32 numbers to a 16-bit parameter, or to a piece of one.
 
         Args:
             stored: the parameter, overwritten.
             wide: what it shall be, same shape.
-            kept: the state's pieces that belong to it, updated.
+            rest: as for `widen`, updated.
             draw: tells the random numbers of this piece and step from those of all others.
         """
         stored.copy_(wide)
+
+    def draw(self, state: dict[str, Tensor], piece: int = 0) -> int:
+        """The ``draw`` of a piece of one parameter in the running step, from its state."""
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Stochastic(Rounding):
     a resumed run draws what the straight run would have drawn.
 
     Args:
-        seed: of the whole optimizer; each parameter's own is made from it and from its name.
+        seed: of the whole optimizer; each parameter's own is kept with it.
     """
 
     seed: int = 0
@@ -61,13 +64,21 @@ class Stochastic(Rounding):
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
         return {"rounding.seed": ((), torch.int64)} if dtype == torch.bfloat16 else {}
 
-    def narrow_(self, stored: Tensor, wide: Tensor, kept: dict[str, Tensor], draw: int) -> None:
+    def narrow_(self, stored: Tensor, wide: Tensor, rest: Tensor | None, draw: int) -> None:
         if stored.dtype != torch.bfloat16:
             stored.copy_(wide)
             return
         generator = torch.Generator(wide.device).manual_seed(draw)
         noise = torch.randint(2**16, wide.shape, generator=generator, dtype=torch.int32, device=wide.device)
         stored.copy_(rounded(wide, noise))
+
+    def draw(self, state: dict[str, Tensor], piece: int = 0) -> int:
+        if "rounding.seed" not in state:
+            return 0
+        place, step = int(state["rounding.seed"]), int(state["step"])
+        mixed = self.seed * 0xD6E8FEB86659FD93 + place * 0x9E3779B97F4A7C15
+        mixed = (mixed + step * 0xC2B2AE3D27D4EB4F + piece * 0x165667B19E3779F9) % 2**64
+        return (mixed ^ mixed >> 31) % 2**63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,16 +91,16 @@ class Compensated(Rounding):
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
         return {"rounding.rest": (tuple(shape), torch.int16)} if dtype == torch.bfloat16 else {}
 
-    def widen(self, stored: Tensor, kept: dict[str, Tensor]) -> Tensor:
-        if stored.dtype != torch.bfloat16:
+    def widen(self, stored: Tensor, rest: Tensor | None) -> Tensor:
+        if rest is None:
             return stored.float()
-        return (stored.float().view(torch.int32) + kept["rounding.rest"]).view(torch.float32)
+        return (stored.float().view(torch.int32) + rest).view(torch.float32)
 
-    def narrow_(self, stored: Tensor, wide: Tensor, kept: dict[str, Tensor], draw: int) -> None:
+    def narrow_(self, stored: Tensor, wide: Tensor, rest: Tensor | None, draw: int) -> None:
         stored.copy_(wide)
-        if stored.dtype == torch.bfloat16:
-            rest = wide.contiguous().view(torch.int32) - stored.float().view(torch.int32)
-            kept["rounding.rest"].copy_(rest.clamp_(-(2**15), 2**15 - 1))  # a tie may ask for one more
+        if rest is not None:
+            left = wide.contiguous().view(torch.int32) - stored.float().view(torch.int32)
+            rest.copy_(left.clamp_(-(2**15), 2**15 - 1))  # a tie may ask for one more
 
 
 def rounded(wide: Tensor, noise: Tensor) -> Tensor:
@@ -105,14 +116,3 @@ def rounded(wide: Tensor, noise: Tensor) -> Tensor:
 
 
 _BOUNDS = (torch.finfo(torch.bfloat16).min, torch.finfo(torch.bfloat16).max)
-
-
-def seed_of(seed: int, name: str) -> int:
-    """A parameter's own seed."""
-    return (seed * 0x9E3779B1 + zlib.crc32(name.encode())) % 2**31
-
-
-def draw_of(seed: int, step: int, piece: int = 0) -> int:
-    """A seed for one piece of a parameter in one step; neighbours have nothing in common."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xC2B2AE3D27D4EB4F + piece * 0x165667B19E3779F9) % 2**64
-    return (mixed ^ mixed >> 31) % 2**63

@@ -34,6 +34,8 @@ def state_spec(recipe: Recipe, space: Space, parameter: Tensor, hyper: dict[str,
     spec: Spec = {"step": ((), torch.float32)}
     if keeps_master(space, parameter):
         spec["master"] = (tuple(shape), dtype)
+    if space.flat:
+        spec |= recipe.rounding.state_spec(shape, parameter.dtype)
     spec |= space.state_spec(shape, parameter.dtype)
     spec |= frame_spec(recipe.frame, space, shape, dtype)
     for slot in slots(recipe, space, shape, dtype, hyper).values():

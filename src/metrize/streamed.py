@@ -100,6 +100,7 @@ class Streamed(Stacked):
         state["step"].add_(1)
         one = torch.empty(1, dtype=self._dtype, device=parameter.device)
         rate = self._rate(stack, one, state)
+        rate = float(rate) if parameter.device.type == "cpu" else rate
         averages = Pieces(self.recipe.moments, state, self._slots)
         *looks, last = self.recipe.rule.passes(self.group, self._ahead)
         for look in looks:
@@ -107,18 +108,29 @@ class Streamed(Stacked):
                 coords = self._descent(cut.of(grad), cut.of(stack))
                 look(coords, averages, self.group, self._metric)
         gain = _per_member(self.recipe.rule.gain(averages.step, self.group), one)
-        for cut in averages.along(self._cuts):
-            points = cut.of(stack)
-            wide = points.to(self._dtype)
+        rounding, whole = self.recipe.rounding, state.get("rounding.rest")
+        for piece, cut in enumerate(averages.along(self._cuts)):
+            points, rest = cut.of(stack), None if whole is None else cut.of(whole)
+            exact = points.dtype == self._dtype
+            wide = points if exact else rounding.widen(points, rest)
             coords = self._descent(cut.of(grad), wide)
             shrink_before_(self.recipe.decay, wide, rate, self.space, self.group)
             direction = last(coords, averages, self.group, self._metric)
-            velocity = self.recipe.step_size.velocity(direction, rate * gain)
-            self.space.move_(wide, velocity, None, state)
-            shrink_after_(self.recipe.decay, wide, velocity, rate, self.space, self.group)
-            if wide.dtype != points.dtype:
-                points.copy_(wide)
+            self._advance_(wide, direction, rate, rate * gain)
+            if not exact:
+                rounding.narrow_(points, wide, rest, rounding.draw({key: v[0] for key, v in state.items()}, piece))
         averages.close()
+
+    def _advance_(self, points: Tensor, direction: Tensor, rate: float | Tensor, length: float | Tensor) -> None:
+        """``p <- p - length D``, in one pass where weight decay does not ask for more."""
+        if self.recipe.decay in ("after", "cautious"):
+            velocity = self.recipe.step_size.velocity(direction, length)
+            points.add_(velocity)
+            shrink_after_(self.recipe.decay, points, velocity, rate, self.space, self.group)
+        elif isinstance(length, Tensor):
+            points.addcmul_(direction, length, value=-1)
+        else:
+            points.add_(direction, alpha=-length)
 
 
 class Pieces(Averages):
@@ -132,12 +144,15 @@ class Pieces(Averages):
         }
         self._fresh: set[str] = set()
         self._settled: set[str] = set()
+        self._now: dict[str, Tensor | None] = {}
         self._count = super().count
 
     def along(self, cuts: list[Cut]) -> Iterator[Cut]:
         """One pass over the tensor."""
         for self.cut in cuts:
+            self._now.clear()
             yield self.cut
+        self._now.clear()
         for name in self._fresh:
             self._streams[name].settle()
         self._settled |= self._fresh
@@ -154,11 +169,24 @@ class Pieces(Averages):
         return self._streams[name].update(self.cut, value, decay, gain)
 
     def observe(self, name: str, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> None:
-        self._streams[name].observe(self.cut, value, decay, gain)
+        self._now[name] = self._streams[name].observe(self.cut, value, decay, gain)
         self._fresh.add(name)
 
+    def observed(self, name: str) -> bool:
+        return name in self._settled or name in self._now
+
     def again(self, name: str) -> Tensor:
-        return self._streams[name].again(self.cut)
+        now = self._now.get(name)
+        return self._streams[name].again(self.cut) if now is None else now
+
+    def whiten(
+        self, name: str, value: Tensor, floor: float, clamped: bool = False, scale: float | Tensor = 1.0
+    ) -> Tensor:
+        result = None if clamped else self._streams[name].whiten(self.cut, value, floor, scale)
+        return super().whiten(name, value, floor, clamped, scale) if result is None else result
+
+    def root(self, name: str, average: Tensor) -> Tensor:
+        return average.sqrt_() if self._streams[name].fresh else average.sqrt()
 
     def read(self, name: str) -> Tensor:
         return self.again(name)

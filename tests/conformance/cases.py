@@ -18,6 +18,11 @@ from metrize import Dense, Stiefel
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "Adam": [{}, {"weight_decay": 0.1, "moments": Dense("bfloat16")}, {"second_moment": "scalar"}],
     "AdamW": [{"weight_decay": 0.1}],
+    "AMSGrad": [{"weight_decay": 0.1}, {"form": "paper", "lr_power": 0.5}],
+    "AdaGrad": [{}, {"lr_decay": 0.1, "initial_accumulator_value": 0.1, "weight_decay": 0.1}],
+    "AdamNC": [{"growth_rate": 0.99, "weight_decay": 0.1}],
+    "NAdam": [{"weight_decay": 0.1, "decay": "decoupled"}],
+    "FAdam": [{"weight_decay": 0.1}, {"form": "published", "power": 1.0, "eps": 0.1, "weight_decay": 0.0}],
     "GaLore": [{"rank": 2, "period": 3}, {"rank": 2, "period": 2, "inner": "adafactor", "weight_decay": 0.1}],
     "COAP": [{"rank": 2, "period": 2, "reproject": 2}],
     "APOLLO": [{"rank": 2, "period": 3}, {"mini": True, "period": 2, "weight_decay": 0.1}],
@@ -32,7 +37,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 """Options worth a run of their own; an optimizer of the catalogue that is not listed runs with its defaults."""
 
-WHOLE = {"AdamMini", "Muon", "Scion"}
+WHOLE = {"Adalayer", "AdamMini", "Muon", "Scion"}
 """They part a model into groups of their own; their own tests have what they promise."""
 
 SPACES = {

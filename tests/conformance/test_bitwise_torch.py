@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ SHAPES = [(), (1,), (7,), (0,), (3, 0), (33, 17), (2, 3, 4, 5), (1000,), (33, 17
 DTYPES = [torch.float32, torch.float64]
 STEPS = 100
 
-PAIRS: dict[str, tuple[type[metrize.Optimizer], type[torch.optim.Optimizer], dict[str, Any]]] = {
+PAIRS: dict[str, tuple[type[metrize.Optimizer], Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "AdamW": (metrize.AdamW, torch.optim.AdamW, {"lr": 0.01}),
     "AdamW-maximize": (metrize.AdamW, torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.3, "maximize": True}),
     "AdamW-no-decay": (metrize.AdamW, torch.optim.AdamW, {"lr": 0.01, "weight_decay": 0.0, "betas": (0.5, 0.8)}),
@@ -24,6 +26,13 @@ PAIRS: dict[str, tuple[type[metrize.Optimizer], type[torch.optim.Optimizer], dic
     "Adam": (metrize.Adam, torch.optim.Adam, {"lr": 0.01}),
     "Adam-l2": (metrize.Adam, torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.1, "eps": 1e-4}),
     "Adam-l2-maximize": (metrize.Adam, torch.optim.Adam, {"lr": 0.01, "weight_decay": 0.1, "maximize": True}),
+    "AMSGrad": (metrize.AMSGrad, functools.partial(torch.optim.AdamW, amsgrad=True), {"lr": 0.01, "weight_decay": 0.1}),
+    "AdaGrad": (metrize.AdaGrad, torch.optim.Adagrad, {"lr": 0.1}),
+    "AdaGrad-l2-maximize": (
+        metrize.AdaGrad,
+        torch.optim.Adagrad,
+        {"lr": 0.1, "weight_decay": 0.1, "eps": 1e-3, "maximize": True},
+    ),
     "SGD": (metrize.SGD, torch.optim.SGD, {"lr": 0.05}),
     "SGD-decay": (metrize.SGD, torch.optim.SGD, {"lr": 0.05, "weight_decay": 0.1}),
     "SGD-momentum": (metrize.SGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),

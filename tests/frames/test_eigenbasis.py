@@ -99,7 +99,9 @@ def test_an_orthogonal_change_of_coordinates_commutes_with_the_steps(faithful):
     a, b = orthogonal(4, seed=1), orthogonal(4, seed=2)
     options = {"lr": 0.05, "precondition_frequency": 3, "faithful": faithful}
     for method, limit in ((SOAP, 1e-9), (metrize.Adam, None)):
-        plain, _ = trained(drawn(4, 4), 12, lambda s: drawn(4, 4, seed=s), method, **(options if limit else {"lr": 0.05}))
+        plain, _ = trained(
+            drawn(4, 4), 12, lambda s: drawn(4, 4, seed=s), method, **(options if limit else {"lr": 0.05})
+        )
         turned, _ = trained(
             a @ drawn(4, 4) @ b.mT,
             12,
@@ -141,7 +143,12 @@ def test_a_rule_that_is_linear_does_not_notice_the_basis(shape, method):
 def test_any_shape_descends(shape, limit, flags, seed):
     merge, vectors, one_sided, faithful = flags
     frame = Eigenbasis(
-        period=2, max_precond_dim=limit, merge_dims=merge, precondition_1d=vectors, one_sided=one_sided, faithful=faithful
+        period=2,
+        max_precond_dim=limit,
+        merge_dims=merge,
+        precondition_1d=vectors,
+        one_sided=one_sided,
+        faithful=faithful,
     )
     recipe = SOAP.recipe(frame=frame)
     p, target = torch.nn.Parameter(drawn(*shape, seed=seed)), drawn(*shape, seed=seed + 1)
@@ -463,9 +470,7 @@ def test_eigenvectors_are_tried_in_float64_and_with_a_ridge(monkeypatch):
 def test_eigenvectors_that_are_not_finite_count_as_a_failure(monkeypatch):
     real = torch.linalg.eigh
     nans = torch.full((3, 3), float("nan"))
-    monkeypatch.setattr(
-        torch.linalg, "eigh", lambda a: real(a) if a.dtype == torch.float64 else (nans[0], nans)
-    )
+    monkeypatch.setattr(torch.linalg, "eigh", lambda a: real(a) if a.dtype == torch.float64 else (nans[0], nans))
     found = eigenvectors(torch.diag(torch.tensor([1.0, 3.0, 2.0])))
     torch.testing.assert_close(found.abs(), torch.eye(3)[:, [1, 2, 0]])
 
@@ -530,7 +535,9 @@ def test_a_gradient_that_is_not_finite_does_not_poison_the_factors(bad):
 def test_zero_gradients_move_nothing(shape):
     start = drawn(*shape, dtype=torch.float32)
     for options in ({}, {"faithful": True}, {"eps": 0.0}, {"normalize_grads": True}):
-        after, _ = trained(start, 5, lambda step: torch.zeros(shape), weight_decay=0.0, precondition_frequency=2, **options)
+        after, _ = trained(
+            start, 5, lambda step: torch.zeros(shape), weight_decay=0.0, precondition_frequency=2, **options
+        )
         assert torch.equal(after, start), options
 
 

@@ -97,7 +97,9 @@ def test_faithful_steps_are_those_of_the_paper(name):
     p = torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64))
     options = {"lr": 0.05, "betas": (0.9, 0.95), "precondition_frequency": 3, **options}
     named = {"normalize_grads": "normal", "correct_bias": "correct", "precondition_frequency": "f"}
-    told = {named.get(key, key): value for key, value in options.items() if key not in ("merge_dims", "max_precond_dim")}
+    told = {
+        named.get(key, key): value for key, value in options.items() if key not in ("merge_dims", "max_precond_dim")
+    }
     oracle = Oracle(p.detach(), dims, rotated, **told)
     optimizer = SOAP([p], faithful=True, **options)
     for at in range(12):

@@ -9,7 +9,7 @@ import metrize
 from metrize import Grassmann, Orthogonal, Product, Recipe, Sphere, Stiefel, SymplecticStiefel, Vector, rules
 from metrize.frames import Eigenbasis, Identity
 from metrize.frames.eigenbasis_turn import left_turned
-from metrize.moments import Factored
+from metrize.moments import Dense
 from metrize.named.soap import SOAP
 
 
@@ -42,22 +42,27 @@ SPACES = {
     "sphere": ((6, 4), Sphere()),
     "spheres": ((6, 4), Sphere(axis=1)),
     "symplectic": ((8, 4), SymplecticStiefel()),
-    "product": ((9, 4), Product(Stiefel(), 6, Vector())),
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"one_sided": True, "moments": Factored()}, {"faithful": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"one_sided": True, "moments": Dense("bfloat16")}, {"faithful": True}], ids=str
+)
 @pytest.mark.parametrize("name", SPACES)
 def test_soap_descends_and_stays_on_every_space(name, options):
     shape, space = SPACES[name]
     p = torch.nn.Parameter(space.random_(torch.empty(shape, dtype=torch.float64), generator(1)))
     target = space.random_(torch.empty(shape, dtype=torch.float64), generator(2))
     if name == "grassmann":
+
         def loss():
             return (p @ p.mT - target @ target.mT).square().sum() / 2
+
     else:
+
         def loss():
             return (p - target).square().sum()
+
     optimizer = SOAP([p], lr=0.02, weight_decay=0.0, space=space, precondition_frequency=3, **options)
     losses = []
     for _ in range(80):
@@ -70,11 +75,17 @@ def test_soap_descends_and_stays_on_every_space(name, options):
     assert losses[-1] < losses[0]
 
 
-def hovering(frame, rule, shape=(5, 2), steps=120, **hyper):
+def test_a_space_of_several_kinds_of_coordinates_has_no_basis_of_them_all():
+    p = torch.nn.Parameter(torch.eye(9, 4))
+    with pytest.raises(metrize.SpaceError, match=r"'layer.weight'.*leave out frame"):
+        SOAP([("layer.weight", p)], space=Product(Stiefel(), 6, Vector()))
+
+
+def hovering(frame, rule, shape=(5, 2), count=30, steps=120, **hyper):
     """Many Procrustes problems on whose way signs of the section change."""
     space, draw = Stiefel(), generator()
-    p = torch.nn.Parameter(space.project_(torch.randn(60, *shape, generator=draw, dtype=torch.float64)))
-    target = torch.randn(60, *shape, generator=draw, dtype=torch.float64) * math.sqrt(20 / shape[0])
+    p = torch.nn.Parameter(space.project_(torch.randn(count, *shape, generator=draw, dtype=torch.float64)))
+    target = torch.randn(count, *shape, generator=draw, dtype=torch.float64) * math.sqrt(20 / shape[0])
     optimizer = metrize.Optimizer([p], Recipe(space=space, frame=frame, rule=rule), lr=0.02, **hyper)
     for _ in range(steps):
         p.grad = 2 * (p.detach() - target)
@@ -101,16 +112,16 @@ def test_momentum_does_not_notice_the_basis_where_axes_turn(monkeypatch, limit):
     turns = counting(monkeypatch)
     plain, _ = hovering(Identity(), rules.Momentum(), momentum=0.9)
     turned, _ = hovering(Eigenbasis(period=3, max_precond_dim=limit), rules.Momentum(), momentum=0.9)
-    assert len(turns) > 10
+    assert len(turns) >= 5
     torch.testing.assert_close(plain, turned, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"one_sided": True}, {"refresh": "qr", "period": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"one_sided": True}, {"refresh": "qr", "period": 2}], ids=str)
 def test_soap_reaches_the_optimum_where_axes_turn(monkeypatch, options):
     turns = counting(monkeypatch)
     rule = SOAP.recipe().rule
-    _, gaps = hovering(Eigenbasis(**options), rule, steps=300, betas=(0.9, 0.95))
-    assert len(turns) > 10
+    _, gaps = hovering(Eigenbasis(**options), rule, steps=200, betas=(0.9, 0.95))
+    assert len(turns) >= 5
     assert gaps.max() < 0.05
 
 

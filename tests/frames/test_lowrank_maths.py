@@ -183,6 +183,14 @@ def test_only_the_normalized_step_of_coap_survives_small_gradients(normalize):
     assert changes[1e-3] == pytest.approx(changes[1.0], rel=1e-2) if normalize else changes[1e-3] < 1e-7
 
 
+def test_the_step_of_a_basis_has_a_length_of_at_most_a_tenth():
+    """Of gradients so large that its own gradient is clipped."""
+    grads = [100 * low_rank((12, 8), 3, seed=t, noise=0.5) for t in range(3)]
+    frame = frames.COAP(rank=3, period=2, normalize=False, stagger=False)
+    step = train(frame, grads)[1]["basis_1"] - train(frame, grads[:2])[1]["basis_1"]
+    assert step.norm().item() == pytest.approx(0.1, rel=1e-3)
+
+
 @pytest.mark.parametrize("carry", ["root", "squares"])
 def test_averages_keep_their_meaning_in_a_basis_with_exchanged_axes(carry, monkeypatch):
     shape, exchange = (6, 4), torch.tensor([2, 0, 1])

@@ -42,7 +42,7 @@ class Written(nn.Module):
         self.first = free(6, 8)
         self.positions = free(1, 5, 6)
         self.second = free(6, 7)
-        self.shift = free(7)
+        self.shift = free(1, 7)
         self.queries = free(4, 7)
         self.project = nn.Linear(7, 7)
         self.pairs = free(7, 14)
@@ -343,6 +343,21 @@ def test_heads_that_are_added_are_heads():
 
     found = roles(WideAndDeep(), torch.randn(2, 8))
     assert [found[f"{name}.weight"] for name in ("wide", "up", "down")] == [HEAD, INPUT, HEAD]
+
+
+def test_a_function_of_a_weight_is_a_matrix_too():
+    """It is the last one; but no norm of matrices is a norm of what it is made from."""
+
+    class Positive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.logs = nn.Linear(8, 6), free(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.enter(x) @ self.logs.exp()
+
+    found = roles(Positive(), torch.randn(2, 8))
+    assert (found["enter.weight"], found["logs"]) == (INPUT, ELEMENTWISE)
 
 
 def test_a_choice_passes_nothing_on():

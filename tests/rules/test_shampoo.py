@@ -106,7 +106,13 @@ def test_a_number_is_adagrad_s():
 
 def test_blocks_are_parameters_of_their_own():
     start, grads = drawn(5, 4), [drawn(5, 4, seed=s) for s in range(1, 6)]
-    options = {"lr": 0.1, "merge_dims": False, "grafting": "rmsprop", "grafting_beta2": 0.9, "precondition_frequency": 2}
+    options = {
+        "lr": 0.1,
+        "merge_dims": False,
+        "grafting": "rmsprop",
+        "grafting_beta2": 0.9,
+        "precondition_frequency": 2,
+    }
     whole, _ = trained(lambda p: DistributedShampoo(p, max_preconditioner_dim=3, **options), start, grads)
     for rows in (slice(0, 3), slice(3, 5)):
         for columns in (slice(0, 3), slice(3, 4)):
@@ -287,7 +293,13 @@ def test_a_gradient_that_is_not_finite_does_not_poison_the_factors():
 def test_recipes_read_back_and_bad_options_are_refused():
     rule = rules.Shampoo(exponents=((2, 0.5, 0.25), (1, 0.5)), max_dim=16, merge_dims=True, period=4, graft="adam")
     assert parse(repr(rule)) == rule
-    for options in ({"graft": "lion"}, {"period": 0}, {"max_dim": 0}, {"merge_dims": True}, {"exponents": ((2, 1, 1, 1),)}):
+    for options in (
+        {"graft": "lion"},
+        {"period": 0},
+        {"max_dim": 0},
+        {"merge_dims": True},
+        {"exponents": ((2, 1, 1, 1),)},
+    ):
         with pytest.raises(ValueError, match=r"Shampoo\("):
             rules.Shampoo(**options)
     p = torch.nn.Parameter(torch.eye(3))

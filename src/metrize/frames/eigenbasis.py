@@ -13,7 +13,7 @@ from metrize.frames.base import Carry, Frame
 from metrize.frames.eigenbasis_modes import Bases, Modes
 from metrize.frames.eigenbasis_turn import left_turned
 from metrize.frames.refresh import FrameError
-from metrize.linalg.eigenbasis import Method, eigenvectors, renewed
+from metrize.linalg.eigenbasis import LinAlgError, Method, eigenvectors, renewed
 from metrize.linalg.modes import finite_members, merged, mode_gram_
 from metrize.part import Spec, choice
 
@@ -119,7 +119,7 @@ class Eigenbasis(Frame):
             square = (modes.sizes[mode], modes.sizes[mode])
             spec |= {f"factor_{mode}": (square, dtype), f"basis_{mode}": (square, dtype)}
         counts = ("failures",) if self.faithful else ("failures", "phase")
-        return spec | {count: ((), torch.int64) for count in counts}
+        return spec | dict.fromkeys(counts, ((), torch.int64))
 
     def open(self, coords: Tensor, state: dict[str, Tensor], carry: Carry) -> None:
         modes, first = self.modes(coords.shape[1:]), state["step"] == 1
@@ -177,7 +177,7 @@ class Eigenbasis(Frame):
             for mode, basis in _bases(modes, state).items():
                 try:
                     basis[i] = eigenvectors(state[f"factor_{mode}"][i])
-                except torch.linalg.LinAlgError:
+                except LinAlgError:
                     basis[i] = torch.eye(modes.sizes[mode])
                     state["failures"][i] = 1
 
@@ -208,7 +208,7 @@ class Eigenbasis(Frame):
         factor, basis = state[f"factor_{mode}"][member], state[f"basis_{mode}"][member]
         try:
             found = renewed(factor, basis, self._method(basis), self.tolerance)
-        except torch.linalg.LinAlgError:
+        except LinAlgError:
             return False
         if found is not None:
             basis.copy_(found[0])

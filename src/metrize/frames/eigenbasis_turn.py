@@ -15,10 +15,10 @@ _POLISHES = 3  # each squares the distance
 
 
 def left_turned(turn: Callable[[Tensor], Tensor], basis: Tensor, shape: torch.Size) -> Tensor | None:
-    """``T Q``, where the turn multiplies coordinates by an orthogonal T from the left; None where it does something else.
+    """``T Q``, where the turn multiplies coordinates by an orthogonal T from the left; None where it does not.
 
     The turn is only known as a map of coordinates, so the columns of Q are handed to it as columns of coordinates, and
-    a second time in another order, because columns that are treated differently are no product from the left.
+    a second time each in its neighbour's place, because a product from the left treats all columns alike.
 
     Args:
         turn: ``[P, *shape]`` to the same.
@@ -28,13 +28,13 @@ def left_turned(turn: Callable[[Tensor], Tensor], basis: Tensor, shape: torch.Si
     rows, width = shape[0], math.prod(shape[1:])
     padded = torch.nn.functional.pad(basis, (0, -rows % width))
 
-    def columns(mirrored: bool) -> Tensor:
-        parts = [part.flip(-1) if mirrored else part for part in padded.split(width, -1)]
+    def columns(shift: int) -> Tensor:
+        parts = [part.roll(shift, -1) for part in torch.split(padded, width, -1)]
         new = [turn(part.reshape(-1, *shape)).reshape(part.shape) for part in parts]
-        return torch.cat([part.flip(-1) if mirrored else part for part in new], -1)[..., :rows]
+        return torch.cat([part.roll(-shift, -1) for part in new], -1)[..., :rows]
 
-    turned = columns(mirrored=False)
-    if not torch.allclose(turned, columns(mirrored=True), rtol=0, atol=_FAR / rows):
+    turned = columns(0)
+    if not torch.allclose(turned, columns(1), rtol=0, atol=_FAR / rows):
         return None
     if not bool((torch.linalg.matrix_norm(residual(turned)) <= _FAR).all()):
         return None

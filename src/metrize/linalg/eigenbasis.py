@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # public, but not exported
 Method = Literal["qr", "eigh", "thin"]
 _RIDGE = 1e-6
 _SHARE = 4  # a thin renewal iterates with one column in so many
@@ -32,7 +33,7 @@ def renewed(factor: Tensor, basis: Tensor, method: Method, tolerance: float = 0.
         stays.
 
     Raises:
-        torch.linalg.LinAlgError: the factor cannot be decomposed.
+        LinAlgError: the factor cannot be decomposed.
     """
     factor = _scaled(factor)
     size = len(basis)
@@ -53,7 +54,7 @@ def eigenvectors(factor: Tensor) -> Tensor:
     """Eigenvectors ``[d, d]``, in columns, of a symmetric ``[d, d]``, in the order of falling eigenvalues.
 
     Raises:
-        torch.linalg.LinAlgError: there are none to be had.
+        LinAlgError: there are none to be had.
     """
     return eigh(_scaled(factor))[1].flip(-1)
 
@@ -68,16 +69,16 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
         matrix: ``[d, d]``, symmetric.
 
     Raises:
-        torch.linalg.LinAlgError: all three failed, or the matrix is not finite.
+        LinAlgError: all three failed, or the matrix is not finite.
     """
     if not bool(torch.isfinite(matrix).all()):
-        raise torch.linalg.LinAlgError("the matrix holds numbers that are not finite")
+        raise LinAlgError("the matrix holds numbers that are not finite")
     for attempt in _attempts(matrix):
-        with contextlib.suppress(torch.linalg.LinAlgError):
+        with contextlib.suppress(LinAlgError):
             values, vectors = torch.linalg.eigh(attempt)
             if bool(torch.isfinite(vectors).all()):
                 return values.to(matrix.dtype), vectors.to(matrix.dtype)
-    raise torch.linalg.LinAlgError("no eigenvectors were found, in float64 and with a ridge neither")
+    raise LinAlgError("no eigenvectors were found, in float64 and with a ridge neither")
 
 
 def _attempts(matrix: Tensor) -> Iterator[Tensor]:
@@ -90,7 +91,7 @@ def _attempts(matrix: Tensor) -> Iterator[Tensor]:
 @contextlib.contextmanager
 def highest_precision() -> Iterator[None]:
     """Matrix products in full float32 whatever the user chose; TF32 gives small eigenvalues a wrong order."""
-    places = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
     before = [place.fp32_precision for place in places]
     try:
         for place in places:
@@ -105,11 +106,11 @@ def _scaled(factor: Tensor) -> Tensor:
     """The factor over its largest entry, so that squares neither overflow nor vanish.
 
     Raises:
-        torch.linalg.LinAlgError: it is not finite.
+        LinAlgError: it is not finite.
     """
     largest = factor.abs().amax()
     if not bool(torch.isfinite(largest)):
-        raise torch.linalg.LinAlgError("the factor holds numbers that are not finite")
+        raise LinAlgError("the factor holds numbers that are not finite")
     return factor / largest.clamp(min=torch.finfo(factor.dtype).tiny)
 
 

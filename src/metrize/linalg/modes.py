@@ -1,4 +1,4 @@
-"""Products with one mode of a tensor ``[B, *shape]``: the axis counted by `mode`, from 0, in each member of the batch."""
+"""Products with one mode of a tensor ``[B, *shape]``; modes are counted from 0, the first after the batch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ def mode_product(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
         mode: which axis of the shape.
     """
     if mode == x.ndim - 2 and mode:
-        return (x.flatten(1, -2) @ matrix.mT).unflatten(1, x.shape[1:-1])
+        return (x.flatten(1, -2) @ matrix.mT).view(*x.shape[:-1], -1)
     front = x.movedim(mode + 1, 1)
-    product = (matrix @ front.flatten(2)).unflatten(2, front.shape[2:]) if x.ndim > 2 else _vectors(matrix, x)
-    return product.movedim(1, mode + 1)
-
-
-def _vectors(matrix: Tensor, x: Tensor) -> Tensor:
-    return (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    product = matrix @ _fibres(front)
+    return product.view(len(x), -1, *front.shape[2:]).movedim(1, mode + 1)
 
 
 def mode_gram_(factor: Tensor, x: Tensor, mode: int, decay: float, gain: float) -> None:
@@ -39,8 +35,13 @@ def mode_gram_(factor: Tensor, x: Tensor, mode: int, decay: float, gain: float) 
         rows = x.flatten(1, -2)
         factor.baddbmm_(rows.mT, rows, beta=decay, alpha=gain)
     else:
-        fibres = x.movedim(mode + 1, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(-1)
+        fibres = _fibres(x.movedim(mode + 1, 1))
         factor.baddbmm_(fibres, fibres.mT, beta=decay, alpha=gain)
+
+
+def _fibres(front: Tensor) -> Tensor:
+    """``[B, d, ...]`` as ``[B, d, -1]``."""
+    return front.flatten(2) if front.ndim > 2 else front.unsqueeze(-1)
 
 
 def finite_members(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ def inverse_power(matrix: Tensor, exponent: float, eps: float) -> Tensor:
         eps: above 0.
 
     Raises:
-        torch.linalg.LinAlgError: A has no eigenvectors, or is not finite.
+        LinAlgError: A has no eigenvectors, or is not finite.
     """
     shifted = matrix.clone()
     shifted.diagonal().add_(eps)

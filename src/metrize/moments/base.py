@@ -165,14 +165,6 @@ def accumulate_(average: Tensor, value: Tensor, decay: float | Tensor, gain: flo
         average.add_(value, alpha=gain)
 
 
-def whitened(value: Tensor, average: Tensor, floor: float, scale: float | Tensor, clamped: bool) -> Tensor:
-    """See `Averages.whiten`."""
-    result = value / (average.clamp(min=floor) if clamped else average + floor).sqrt_()
-    if isinstance(scale, Tensor) or scale != 1:
-        result.mul_(per_member(scale, result))
-    return result
-
-
 @dataclasses.dataclass
 class Averages:
     """What a rule sees of its state: averages by name, shaped like the coordinates, however they are stored.
@@ -220,7 +212,7 @@ class Averages:
         return self._observed[name]
 
     def whiten(
-        self, name: str, value: Tensor, floor: float, scale: float | Tensor = 1.0, clamped: bool = False
+        self, name: str, value: Tensor, floor: float, clamped: bool = False, scale: float | Tensor = 1.0
     ) -> Tensor:
         """``scale x / sqrt(a + floor)``, a fresh tensor, with an average that was observed in this step; its last use.
 
@@ -228,10 +220,14 @@ class Averages:
             name: of the average.
             value: x, ``[B, *coordinates]``.
             floor: added to the average.
-            scale: a number, or ``[B]``.
             clamped: the floor is the least value of the average instead.
+            scale: a number, or ``[B]``.
         """
-        return whitened(value, self.again(name), floor, scale, clamped)
+        average = self.again(name)
+        result = value / (average.clamp(min=floor) if clamped else average + floor).sqrt_()
+        if isinstance(scale, Tensor) or scale != 1:
+            result.mul_(per_member(scale, result))
+        return result
 
     def root(self, name: str, average: Tensor) -> Tensor:
         """Root of what `update` returned, a fresh tensor; the last use of that average."""

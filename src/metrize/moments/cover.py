@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import functools
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -61,6 +62,8 @@ class Cover(Streaming):
 
 
 class _CoverStream(Stream):
+    fresh: ClassVar[bool] = True
+
     def __init__(self, covers: list[Tensor]) -> None:
         self.covers = covers
         self.largest = [torch.zeros_like(cover) for cover in covers]
@@ -83,17 +86,14 @@ class _CoverStream(Stream):
 
     def again(self, cut: Cut) -> Tensor:
         parts = [self._part(cut, cover, d) for d, cover in enumerate(self.covers)]
-        least = torch.minimum(parts[0], parts[1])
-        for part in parts[2:]:
-            least = torch.minimum(least, part)
-        return least
+        return functools.reduce(torch.minimum, reversed(parts))  # the last dimensions first: these are small
 
     def raise_to(self, cut: Cut, piece: Tensor) -> None:
         """Let the slices know the numbers of a piece."""
         for d, largest in enumerate(self.largest):
-            part = self._part(cut, largest, d)
-            others = [1 + e for e in range(len(self.covers)) if e != d]
-            torch.maximum(part, piece.amax(others, keepdim=True), out=part)
+            part = largest[:, cut.index[d]] if d < len(cut.index) else largest
+            torch.maximum(part, piece.flatten(2).amax(2) if piece.ndim > 2 else piece, out=part)
+            piece = piece.amax(1)  # what is left to look at is small from here on
 
     def close(self) -> None:
         if not self.observed:

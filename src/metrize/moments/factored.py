@@ -79,10 +79,12 @@ class Factored(Streaming):
 
 
 class _FactoredStream(Stream):
+    fresh: ClassVar[bool] = True
+
     def __init__(self, row: Tensor, col: Tensor, pair: tuple[int, int], floor: float) -> None:
         self.row, self.col, self.pair, self.floor = row, col, pair, floor
         self.sums: list[Tensor] = []
-        self.count = 0
+        self.roots: tuple[Tensor, Tensor] | None = None
 
     def factors(self) -> list[tuple[Tensor, int]]:
         """Both factors, each with the dimension of the tensor that it lacks."""
@@ -104,10 +106,22 @@ class _FactoredStream(Stream):
 
     def normalise(self) -> None:
         """Divide R by its mean."""
-        mean = self.row.mean(1 + self.pair[0], keepdim=True)
-        self.normal = self.row / mean.clamp_(min=self.floor)
+        self.normal = self.row / self._mean(self.row)
 
     def again(self, cut: Cut) -> Tensor:
-        first, second = self.pair
-        row = cut.of_factor(self.normal, second).unsqueeze(1 + second)
-        return row * cut.of_factor(self.col, first).unsqueeze(1 + first)
+        return self._wide(cut, self.normal, self.pair[1]) * self._wide(cut, self.col, self.pair[0])
+
+    def whiten(self, cut: Cut, value: Tensor, floor: float, scale: float | Tensor) -> Tensor:
+        if self.roots is None:  # added to all squares, it were added to all means
+            row, col = self.row + floor, self.col + floor
+            self.roots = (row / self._mean(row)).rsqrt_(), col.rsqrt_()
+        row, col = self.roots
+        result = value * self._wide(cut, col, self.pair[0])
+        return result.mul_(self._wide(cut, row * per_member(scale, row), self.pair[1]))
+
+    def _mean(self, row: Tensor) -> Tensor:
+        return row.mean(1 + self.pair[0], keepdim=True).clamp_(min=self.floor)
+
+    def _wide(self, cut: Cut, factor: Tensor, dim: int) -> Tensor:
+        """The part of a factor that belongs to a piece, shaped to broadcast with it."""
+        return cut.of_factor(factor, dim).unsqueeze(1 + dim)

@@ -18,39 +18,37 @@ _CELLS = 2**15  # upper halves of the floats from -1 to 1
 class CodeBook:
     """Numbers from -1 to 1, in ascending order, and how to find the one that is nearest.
 
-    A float in [-1, 1] is looked up by the upper 16 bits of its pattern. At most one midpoint of neighbouring numbers
-    lies in such a cell, so that the cell and a comparison of the lower 16 bits decide. Both come from one table: in its
-    upper half an entry counts the midpoints below the cell, and in its lower half it has what must be added to the
-    lower bits of a float for a carry where the float has reached the midpoint.
+    Floats from -1 to 1 fall into cells by the upper 16 bits of their patterns, and at most one midpoint of neighbouring
+    numbers lies in a cell. So the cell and the lower 16 bits decide, and one table does for both: what it says of a cell
+    is to be added to the pattern, such that the lower bits make a carry from the midpoint on, and the upper ones are the
+    code.
 
     Args:
         bits: of a code, 8 or 4.
+        signed: whether some of the numbers are negative.
         values: the numbers by code, ``[2^bits]``; unused codes at the end stand for 0.
         pairs: the two numbers of a byte of 4-bit codes, as complex ones.
         cells: the table.
     """
 
     bits: int
+    signed: bool
     values: Tensor
     pairs: Tensor
     cells: Tensor
 
     def nearest(self, ratio: Tensor) -> Tensor:
-        """Bytes of the codes nearest to float32 numbers from -1 to 1, ``[..., N] -> [..., N bits / 8]``.
+        """The codes nearest to float32 numbers from -1 to 1, which are overwritten: ``[..., N] -> [..., N bits / 8]``.
 
-        Between two numbers equally near it is the one farther from 0.
+        Between two numbers equally near it is the one farther from 0. Of the result the lower byte counts.
         """
-        pattern = _ascending(ratio.view(torch.int32))
+        pattern = _ascending_(ratio.view(torch.int32), self.signed)
         cell = pattern >> 16
-        codes = self.cells.index_select(0, cell.view(-1)).view_as(cell)
-        codes.add_(torch.bitwise_and(pattern, 0xFFFF, out=cell))
-        return self._packed(codes.bitwise_right_shift_(16).to(torch.uint8))
-
-    def _packed(self, codes: Tensor) -> Tensor:
+        codes = self.cells.index_select(0, cell.view(-1)).view_as(cell).add_(pattern).bitwise_right_shift_(16)
         if self.bits == 8:
             return codes
-        two = codes.view(torch.int16)  # the first code of each pair in the lower byte
-        return (two | two >> 4).to(torch.uint8)
+        two = codes.to(torch.uint8).view(torch.int16)  # the first code of each pair in the lower byte
+        return two | two >> 4
 
     def numbers(self, codes: Tensor) -> Tensor:
         """What bytes of codes stand for, ``[..., N bits / 8] -> [..., N]``."""
@@ -66,7 +64,7 @@ def code_book(kind: Map, bits: int, signed: bool, dtype: torch.dtype, device: to
     numbers = numbers_of(kind, bits, signed)
     values = torch.nn.functional.pad(numbers, (0, 2**bits - len(numbers))).to(device, dtype)
     first, second = torch.meshgrid(values[:16], values[:16], indexing="xy")
-    return CodeBook(bits, values, torch.complex(first, second).flatten(), _cells(numbers).to(device))
+    return CodeBook(bits, signed, values, torch.complex(first, second).flatten(), _cells(numbers).to(device))
 
 
 def numbers_of(kind: Map, bits: int, signed: bool) -> Tensor:
@@ -96,12 +94,13 @@ def _decade(e: int, bits: int, signed: bool) -> Tensor:
     return (edges[1:] + edges[:-1]) / 2 * 10.0 ** (e - bits + 2)
 
 
-def _ascending(pattern: Tensor) -> Tensor:
+def _ascending_(pattern: Tensor, signed: bool) -> Tensor:
     """Bit patterns of floats from -1 to 1 as integers from 0 that ascend with negative, and with positive floats.
 
-    Bit 30 is 0 for such a float, and so it tells the negative ones once their bits are turned over.
+    Bit 30 is 0 for such a float, and so it tells the negative ones once their bits are turned over. Without signs it is
+    the pattern of the magnitude.
     """
-    return (pattern >> 31).bitwise_xor_(pattern)
+    return pattern.bitwise_xor_(pattern >> 31) if signed else pattern.bitwise_and_(0x7FFFFFFF)
 
 
 def _cells(numbers: Tensor) -> Tensor:
@@ -113,5 +112,6 @@ def _cells(numbers: Tensor) -> Tensor:
     inside = torch.searchsorted(middles, most, out_int32=True, right=True) - below
     used = (least >= -1) & (most <= 1)
     assert bool((inside[used] <= 1).all()), "two midpoints in one cell"
-    middle = _ascending(middles.view(torch.int32))[below.clamp(max=len(middles) - 1)]
-    return (below << 16) + torch.where(inside == 1, 0x10000 - (middle & 0xFFFF), 0).to(torch.int32)
+    middle = _ascending_(middles.view(torch.int32), signed=True)[below.clamp(max=len(middles) - 1)]
+    carry = torch.where(inside == 1, 0x10000 - (middle & 0xFFFF), 0)
+    return (below << 16) + carry.to(torch.int32) - first

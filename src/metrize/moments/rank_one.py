@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from metrize.moments.base import Kind, Moments, Slot, Streaming, accumulate_
+from metrize.moments.base import Kind, Moments, Slot, Streaming, accumulate_, per_member
 from metrize.moments.bits import packed, signs
 from metrize.moments.dense import Dense
 from metrize.moments.stream import Cut, Stream
@@ -79,19 +79,25 @@ class RankOne(Streaming):
 
 
 class _RankOneStream(Stream):
+    fresh: ClassVar[bool] = True
+
     def __init__(self, slot: Slot, row: Tensor, col: Tensor, sign: Tensor | None) -> None:
         self.slot, self.row, self.col, self.sign = slot, row, col, sign
         self.sums = torch.zeros_like(col)  # the old factor is needed until the last piece
 
     def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
-        average = self.again(cut)
-        accumulate_(average, value, decay, gain, self.slot.kind)
+        row = cut.of_factor(self.row, 1)
+        average = self._read(cut, row * per_member(decay, row))
+        accumulate_(average, value, 1.0, gain, self.slot.kind)
         self.keep(cut, average)
         return average
 
     def again(self, cut: Cut) -> Tensor:
         """The average of a piece as it was kept until this step."""
-        average = cut.of_factor(self.row, 1).unsqueeze(2) * self.col.unsqueeze(1)
+        return self._read(cut, cut.of_factor(self.row, 1))
+
+    def _read(self, cut: Cut, row: Tensor) -> Tensor:
+        average = row.unsqueeze(2) * self.col.unsqueeze(1)
         if self.sign is None:
             return average
         return average.mul_(signs(self._bytes(cut), cut.stop - cut.start, average.dtype).view(average.shape))

@@ -71,7 +71,7 @@ class Stream:
     ends the step. Pieces of averages have the shape of `Cut.of`, or one that broadcasts to it.
     """
 
-    fresh: ClassVar[bool] = True
+    fresh: ClassVar[bool] = False
     """Whether pieces of averages are copies, which whoever asked for them may change."""
 
     def observe(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor | None:

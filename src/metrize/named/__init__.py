@@ -22,9 +22,11 @@ from metrize.named.norm_sgd import NormSGD
 from metrize.named.prodigy import Prodigy
 from metrize.named.scion import Scion
 from metrize.named.sgd import SGD
+from metrize.named.shampoo import DistributedShampoo, Shampoo
 from metrize.named.sign import Lion, SignSGD, Signum
 from metrize.named.sm3 import SM3
 from metrize.named.smmf import SMMF
+from metrize.named.soap import SOAP
 from metrize.optimizer import Optimizer
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "SGD",
     "SM3",
     "SMMF",
+    "SOAP",
     "AMSGrad",
     "AdaGrad",
     "Adafactor",
@@ -42,6 +45,7 @@ __all__ = [
     "AdamMini",
     "AdamNC",
     "AdamW",
+    "DistributedShampoo",
     "FAdam",
     "Flora",
     "GaLore",
@@ -53,6 +57,7 @@ __all__ = [
     "NormSGD",
     "Prodigy",
     "Scion",
+    "Shampoo",
     "SignSGD",
     "Signum",
     "catalogue",
@@ -85,6 +90,9 @@ _CATALOGUE: tuple[type[Optimizer], ...] = (
     COAP,
     Flora,
     APOLLO,
+    SOAP,
+    Shampoo,
+    DistributedShampoo,
 )
 
 

@@ -11,6 +11,7 @@ from metrize.groups import Params
 from metrize.moments import Dense, Moments
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
+from metrize.rounding import Rounding
 from metrize.spaces import Space
 
 
@@ -33,6 +34,7 @@ class Adam(Optimizer):
         second_moment: ``"elementwise"``, or ``"scalar"``: one for each point.
         maximize: ascend instead.
         skip_nonfinite: leave everything untouched in a step with a gradient that is not finite.
+        rounding: how bfloat16 parameters take in a step.
 
     Raises:
         SpaceError: a parameter its space cannot hold or that is off its space, by name.
@@ -54,9 +56,11 @@ class Adam(Optimizer):
         second_moment: Literal["elementwise", "scalar"] = "elementwise",
         maximize: bool = False,
         skip_nonfinite: bool = True,
+        rounding: Rounding | None = None,
     ) -> None:
         recipe = self.recipe(space, moments, second_moment)
         common: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "skip_nonfinite": skip_nonfinite}
+        common["rounding"] = rounding
         super().__init__(params, recipe, lr=lr, betas=betas, eps=eps, **common)
 
     @classmethod

@@ -11,6 +11,7 @@ from metrize.groups import Params
 from metrize.moments import Dense, Moments
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
+from metrize.rounding import Rounding
 from metrize.spaces import Space
 
 
@@ -31,6 +32,7 @@ class SGD(Optimizer):
         moments: storage of the average.
         maximize: ascend instead.
         skip_nonfinite: leave everything untouched in a step with a gradient that is not finite.
+        rounding: how bfloat16 parameters take in a step.
 
     Raises:
         SpaceError: a parameter its space cannot hold or that is off its space, by name.
@@ -50,10 +52,12 @@ class SGD(Optimizer):
         moments: Moments = Dense(),
         maximize: bool = False,
         skip_nonfinite: bool = True,
+        rounding: Rounding | None = None,
     ) -> None:
         recipe = self.recipe(space, moments)
         numbers: dict[str, Any] = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
         common: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "skip_nonfinite": skip_nonfinite}
+        common["rounding"] = rounding
         super().__init__(params, recipe, lr=lr, **common, **numbers)
 
     @staticmethod

@@ -18,9 +18,10 @@ from metrize.spaces import Space
 class SOAP(Optimizer):
     """Adam in the eigenbasis of Shampoo's factors, on any space (arXiv:2409.11321).
 
-    ``G' = Q_L^T G Q_R``; Adam's m and v of G'; ``W <- W - lr sqrt(1 - b2^t) / (1 - b1^t) Q_L (m / (sqrt(v) + eps)) Q_R^T``;
-    then ``W <- (1 - lr weight_decay) W``. On a manifold G are the lifted gradient's free coordinates between two
-    subspaces (B), and those within one (A) are Adam's. Vectors and numbers are Adam's.
+    ``G' = Q_L^T G Q_R``; Adam's m and v of G';
+    ``W <- W - lr sqrt(1 - b2^t) / (1 - b1^t) Q_L (m / (sqrt(v) + eps)) Q_R^T``; then ``W <- (1 - lr weight_decay) W``.
+    Vectors and numbers are Adam's. On a manifold it works in the free coordinates of the lifted gradient; of those of
+    `Stiefel`, B is rotated and A is Adam's.
 
     Args:
         params: a module, parameters, named parameters or groups.

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from metrize.moments import Blocks
 from metrize.norms import Layout, SignHead, Spectral
 from metrize.part import Part, parse
 from metrize.recipe import Recipe
@@ -19,6 +20,9 @@ group such as ``{"recipe": ..., "radius": 2.0}``, the role it has, or None to le
 _MATRIX = Recipe(rule=Steepest(norm=Spectral()))
 _SMALL = Recipe(rule=Adam())
 _NO_DECAY = {"weight_decay": 0.0}
+# A row that was not looked up keeps an old direction in its momentum. Divided by its own second moment it fades as in
+# Adam; made to unit length it would be stepped for ever.
+_ROWS = Recipe(moments=Blocks("rows"), rule=Adam())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +48,7 @@ DEFAULTS: dict[str, Choice] = {
     "input": Choice(Recipe(rule=Steepest(norm=Spectral("muon")))),
     "head": Choice(Recipe(rule=Steepest(norm=SignHead()))),
     "tied": Choice(Recipe(rule=Steepest(norm=SignHead()))),
-    "embedding": Choice(_SMALL, _NO_DECAY),
+    "embedding": Choice(_ROWS, _NO_DECAY),
     "conv": Choice(_MATRIX),
     "recurrent": Choice(_MATRIX),
     "expert": Choice(_MATRIX),

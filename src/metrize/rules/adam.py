@@ -91,12 +91,14 @@ class Adam(Rule):
             direction = exp_avg / per_point(bias1, coords)
         else:
             # (sqrt(v / bias2) + eps) bias1, with every factor that is one number for each parameter taken together
-            denominator = self._square(coords, averages, beta2, metric).sqrt()
+            square = self._square(coords, averages, beta2, metric)
+            denominator = averages.root("max_exp_avg_sq" if self.amsgrad else "exp_avg_sq", square)
             if self.bias_correction is True:
                 denominator.mul_(per_point(bias1, coords) / per_point(bias2, coords) ** 0.5)
             # the diagonal of a skew block is 0, and 0 / 0 must stay 0 without an eps
             eps = at_least(per_point(bias1, coords) * hyper["eps"], torch.finfo(coords.dtype).tiny)
-            direction = torch.div(exp_avg, denominator.add_(eps))
+            denominator.add_(eps)
+            direction = torch.div(exp_avg, denominator, out=denominator if denominator.shape == coords.shape else None)
         if self.normalized:
             direction.div_(per_point((metric.sq_norm(direction) / metric.dim).sqrt() + 1e-30, coords))
         return direction

@@ -62,10 +62,10 @@ class CAME(Whitening):
         exp_avg = averages.again("exp_avg")
         if "exp_avg_res" not in averages.slots:
             return exp_avg
-        return exp_avg / (averages.again("exp_avg_res") + number(hyper["eps"][1])).sqrt_()
+        return averages.whiten("exp_avg_res", exp_avg, number(hyper["eps"][1]))
 
-    def _bounded(self, square: Tensor, hyper: dict[str, Any]) -> Tensor:
-        return square + number(hyper["eps"][0])
+    def _floor(self, coords: Tensor, hyper: dict[str, Any]) -> tuple[float, bool]:
+        return number(hyper["eps"][0]), False
 
     def _weights(self, averages: Averages, hyper: dict[str, Any]) -> tuple[float | Tensor, float | Tensor]:
         beta2 = number(hyper["betas"][1])

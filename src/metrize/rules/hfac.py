@@ -22,14 +22,14 @@ class HFac(Rule):
 
     With ``b_t = b (1 - b^(t-1)) / (1 - b^t)`` for both betas, averages u and v of the row and column means of g, and r
     and s of the row and column sums of ``g^2 + eps``:
-    ``D = b1 (u - rowmean(g)) / (2 sqrt(r / n)) + b1 (v - colmean(g)) / (2 sqrt(s / m)) + U``, where U is
+    ``D = b1_t (u - rowmean(g)) / (2 sqrt(r / n)) + b1_t (v - colmean(g)) / (2 sqrt(s / m)) + U``, where U is
     ``g / sqrt(r s^T / sum(r))`` clipped to the root mean square `clip`. Points with fewer than two dimensions take the
     direction of Adam. Numbers of the group: ``betas``, ``eps``, ``clip`` (None: not clipped).
 
     No code of the authors is public; this follows the matrix update of the paper.
 
     Args:
-        sign: signs take the place of the divisions: ``D = b1 (sign(u - rowmean(g)) + sign(v - colmean(g))) / 2 +
+        sign: signs take the place of the divisions: ``D = b1_t (sign(u - rowmean(g)) + sign(v - colmean(g))) / 2 +
             sign(g)``, which needs no r and no s. Our own reading of the paper's sign variant.
 
     Raises:
@@ -72,9 +72,8 @@ class HFac(Rule):
             whole, sides = grad.sign(), [side.sign() for side in ahead]
         else:
             whole, sides = self._scaled(grad, ahead, averages, hyper, second)
-        half = number(hyper["betas"][0]) / 2
-        direction = whole.add_(sides[0].unsqueeze(-1), alpha=half).add_(sides[1].unsqueeze(-2), alpha=half)
-        return direction.view(coords.shape)
+        half = per_point(first / 2, sides[0])
+        return whole.add_((half * sides[0]).unsqueeze(-1)).add_((half * sides[1]).unsqueeze(-2)).view(coords.shape)
 
     def _scaled(
         self, grad: Tensor, ahead: list[Tensor], averages: Averages, hyper: dict[str, Any], decay: Tensor

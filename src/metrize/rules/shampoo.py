@@ -86,7 +86,9 @@ class Shampoo(Rule):
     def check_hyper(self, hyper: dict[str, Any]) -> None:
         beta1, beta2 = hyper["betas"]
         if not (0 <= number(beta1) < 1 and 0 <= number(beta2) <= 1):
-            raise ValueError(f"betas={hyper['betas']}: two numbers from 0 to less than 1; the second may be 1, for a sum")
+            raise ValueError(
+                f"betas={hyper['betas']}: two numbers from 0 to less than 1; the second may be 1, for a sum"
+            )
         if not number(hyper["eps"]) > 0:
             raise ValueError(f"eps={hyper['eps']}: a number above 0, since factors start without full rank")
         if not (0 <= number(hyper["graft_beta"]) < 1 and number(hyper["graft_eps"]) >= 0):
@@ -143,9 +145,7 @@ class Shampoo(Rule):
         eps = max(number(hyper["graft_eps"]), torch.finfo(coords.dtype).tiny)
         return momentum / (squares.sqrt() + eps)
 
-    def _learn(
-        self, name: str, grad: Tensor, due: list[int], averages: Averages, hyper: dict[str, Any]
-    ) -> set[int]:
+    def _learn(self, name: str, grad: Tensor, due: list[int], averages: Averages, hyper: dict[str, Any]) -> set[int]:
         """Add the gradient of a block to its factors and renew the roots of some members; the members that failed."""
         beta2, eps, failed = number(hyper["betas"][1]), number(hyper["eps"]), set()
         bias2 = 1 - beta2**averages.step if self.bias_correction and beta2 < 1 else torch.ones_like(averages.step)

@@ -12,7 +12,7 @@ from torch import Tensor
 from metrize.moments import Averages, Kind
 from metrize.norms import MaxEntry, Norm
 from metrize.part import choice
-from metrize.rules.base import Metric, Pass, Rule, number, per_point
+from metrize.rules.base import Metric, Pass, Rule, number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,19 +48,23 @@ class Whitening(Rule):
 
     def _clipped(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         """``U / max(1, RMS(U) / clip)``, a fresh tensor."""
-        update = self._whiten(coords, averages, hyper)
         if hyper["clip"] is None:
-            return update
+            return self._whiten(coords, averages, hyper)
         excess = (averages.total("update") / metric.dim).sqrt() / number(hyper["clip"])
-        return update.div_(per_point(excess.clamp(min=1), update))
+        return self._scaled(coords, averages, hyper, excess.clamp(min=1).reciprocal())
 
     def _whiten(self, coords: Tensor, averages: Averages, hyper: dict[str, Any]) -> Tensor:
         """``U = g / sqrt(v)``, a fresh tensor."""
-        square = averages.update("exp_avg_sq", coords, *self._weights(averages, hyper))
-        return coords / self._bounded(square, hyper).sqrt_()
+        return self._scaled(coords, averages, hyper, 1.0)
 
-    def _bounded(self, square: Tensor, hyper: dict[str, Any]) -> Tensor:
-        """v away from 0, a fresh tensor."""
+    def _scaled(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], scale: float | Tensor) -> Tensor:
+        """``scale g / sqrt(v)``, a fresh tensor."""
+        if not averages.observed("exp_avg_sq"):
+            averages.observe("exp_avg_sq", coords, *self._weights(averages, hyper))
+        return averages.whiten("exp_avg_sq", coords, *self._floor(coords, hyper), scale)
+
+    def _floor(self, coords: Tensor, hyper: dict[str, Any]) -> tuple[float, bool]:
+        """What keeps v away from 0, and whether it is a bound instead of a summand."""
         raise NotImplementedError
 
     def _weights(self, averages: Averages, hyper: dict[str, Any]) -> tuple[float | Tensor, float | Tensor]:
@@ -124,9 +128,9 @@ class Whitened(Whitening):
         momentum = number(hyper["momentum"])
         return averages.update("exp_avg", update, momentum, 1 - momentum) if momentum else update
 
-    def _bounded(self, square: Tensor, hyper: dict[str, Any]) -> Tensor:
-        eps = torch.finfo(square.dtype).eps if hyper["eps"] is None else number(hyper["eps"])
-        return square.clamp(min=eps**2) if self.floor == "clamped" else square + eps
+    def _floor(self, coords: Tensor, hyper: dict[str, Any]) -> tuple[float, bool]:
+        eps = torch.finfo(coords.dtype).eps if hyper["eps"] is None else number(hyper["eps"])
+        return (eps**2, True) if self.floor == "clamped" else (eps, False)
 
     def _weights(self, averages: Averages, hyper: dict[str, Any]) -> tuple[float | Tensor, float | Tensor]:
         if self.second_moment == "sum":

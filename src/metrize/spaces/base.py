@@ -82,7 +82,11 @@ class Space(Part):
         raise NotImplementedError
 
     def framed(self, coords: Tensor) -> Tensor:
-        """The part of coordinates ``[B, *batch, *point]`` that a change of coordinates is about, a view."""
+        """The part of coordinates ``[B, *batch, *point]`` that a change of coordinates is about, a view.
+
+        Raises:
+            SpaceError: there is no such part.
+        """
         return coords
 
     def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:

@@ -99,6 +99,9 @@ class Product(Space):
         for (name, space, (y, v)), part in zip(self._pieces(points, velocity), section, strict=True):
             space.move_(y, v, part, _own(name, state))
 
+    def framed(self, coords: Tensor) -> Tensor:
+        raise SpaceError(f"no change of coordinates serves all pieces of {self}; leave out frame for this parameter")
+
     def shrink_(self, points: Tensor, factor: float | Tensor) -> None:
         for _, space, (y,) in self._pieces(points):
             space.shrink_(y, factor)

@@ -13,7 +13,6 @@ from metrize.lab.models import SymplecticAutoencoder
 from metrize.lab.reduction import Embedding, cotangent_lift, integrate, principal
 from metrize.lab.tasks.base import Conclusion, Figure, Profile, Task, outputs_of
 
-
 _DIVERGED = 1e3
 
 

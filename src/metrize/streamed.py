@@ -185,8 +185,8 @@ class Pieces(Averages):
         result = None if clamped else self._streams[name].whiten(self.cut, value, floor, scale)
         return super().whiten(name, value, floor, clamped, scale) if result is None else result
 
-    def root(self, name: str, average: Tensor) -> Tensor:
-        return average.sqrt_() if self._streams[name].fresh else average.sqrt()
+    def _owns(self, name: str) -> bool:
+        return self._streams[name].fresh
 
     def read(self, name: str) -> Tensor:
         return self.again(name)

@@ -74,7 +74,8 @@ class OnlineSubspace(Subspace):
             before = self.bases(coords, state, members)
             after = {dim: self._moved(coords[members], dim, basis) for dim, basis in before.items()}
             self.keep(members, after, state)
-            self.take_along(members, before, after, carry)
+            if self.carry:
+                self.take_along(members, before, after, carry)
 
     def _moved(self, grads: Tensor, dim: int, basis: Tensor) -> Tensor:
         wide = grads if dim == 1 else grads.mT

@@ -83,13 +83,14 @@ class Subspace(Frame):
 
     def refresh(self, members: list[int], coords: Tensor, state: dict[str, Tensor], carry: Carry) -> None:
         """Make the bases of these members anew."""
-        before = self.bases(coords, state, members)
+        before = self.bases(coords, state, members) if self.carry else {}
         for i in members:
             row = {key: value[i] for key, value in state.items()}
             found = renewed(functools.partial(self.find, state=row), coords[i], state["failures"][i], i)
             if found is not None:
                 self.keep([i], {dim: basis.unsqueeze(0) for dim, basis in found.items()}, state)
-        self.take_along(members, before, self.bases(coords, state, members), carry)
+        if self.carry:
+            self.take_along(members, before, self.bases(coords, state, members), carry)
 
     def keep(self, members: list[int], bases: dict[int, Tensor], state: dict[str, Tensor]) -> None:
         """Store the bases ``[len(members), d, r]`` of these members."""
@@ -98,9 +99,7 @@ class Subspace(Frame):
             stored[members] = basis.to(stored.dtype)
 
     def take_along(self, members: list[int], before: dict[int, Tensor], after: dict[int, Tensor], carry: Carry) -> None:
-        """Bring the averages of these members into the coordinates of their new bases, if wanted."""
-        if self.carry is None:
-            return
+        """Bring the averages of these members into the coordinates of their new bases."""
         turns = {dim: basis.mT @ after[dim] for dim, basis in before.items()}
         carry("linear", _of(members, lambda average: project(average, turns)))
         if self.carry == "root":

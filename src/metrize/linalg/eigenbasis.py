@@ -91,15 +91,23 @@ def _attempts(matrix: Tensor) -> Iterator[Tensor]:
 @contextlib.contextmanager
 def highest_precision() -> Iterator[None]:
     """Matrix products in full float32 whatever the user chose; TF32 gives small eigenvalues a wrong order."""
-    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn]
+    places = [getattr(place, "matmul", place) for place in places]
+    places = [place for place in places if hasattr(place, "fp32_precision")]  # torch before 2.9 has none
+    legacy = None if places else torch.get_float32_matmul_precision()
     before = [place.fp32_precision for place in places]
     try:
-        for place in places:
-            place.fp32_precision = "ieee"
+        _choose(places, ["ieee"] * len(places), legacy and "highest")
         yield
     finally:
-        for place, chosen in zip(places, before, strict=True):
-            place.fp32_precision = chosen
+        _choose(places, before, legacy)
+
+
+def _choose(places: list[Any], precisions: list[str], legacy: str | None) -> None:
+    for place, precision in zip(places, precisions, strict=True):
+        place.fp32_precision = precision
+    if legacy is not None:
+        torch.set_float32_matmul_precision(legacy)
 
 
 def _scaled(factor: Tensor) -> Tensor:

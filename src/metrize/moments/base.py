@@ -184,6 +184,7 @@ class Averages:
     def __post_init__(self) -> None:
         self._observed: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
+        self._made: dict[str, Tensor] = {}
 
     def update(self, name: str, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
         """``a <- decay a + gain x`` (``x^2`` for squares); the average to use now, not to be changed in place.
@@ -224,14 +225,19 @@ class Averages:
             scale: a number, or ``[B]``.
         """
         average = self.again(name)
-        result = value / (average.clamp(min=floor) if clamped else average + floor).sqrt_()
+        if not self._owns(name):
+            bounded = average.clamp(min=floor) if clamped else average + floor
+        else:
+            bounded = average.clamp_(min=floor) if clamped else average.add_(floor)
+        root = bounded.sqrt_()
+        result = torch.div(value, root, out=root if root.shape == value.shape else None)
         if isinstance(scale, Tensor) or scale != 1:
             result.mul_(per_member(scale, result))
         return result
 
     def root(self, name: str, average: Tensor) -> Tensor:
         """Root of what `update` returned, a fresh tensor; the last use of that average."""
-        return average.sqrt()
+        return average.sqrt_() if self._owns(name) else average.sqrt()
 
     def raise_(self, name: str, value: Tensor) -> Tensor:
         """``a <- max(a, x)`` entry by entry; the largest so far, not to be changed in place."""
@@ -241,6 +247,12 @@ class Averages:
         torch.maximum(largest, value, out=largest)
         storage.write(slot, self.state, stack)
         return largest
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """A number for each parameter that all pieces of a pass have in common, made at the first."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def add(self, name: str, share: Tensor) -> None:
         """Add to a sum over the whole tensor that a later pass of this step uses: ``[B, *batch]``."""
@@ -279,6 +291,10 @@ class Averages:
         """`step` as one number, where it is the same for all parameters."""
         step = self.step
         return float(step[0]) if len(step) == 1 or bool((step == step[0]).all()) else step
+
+    def _owns(self, name: str) -> bool:
+        """Whether an average is a copy that may be changed at its last use."""
+        return False
 
     def _storage(self, name: str) -> Moments:
         slot = self.slots[name]

@@ -85,6 +85,7 @@ class _FactoredStream(Stream):
         self.row, self.col, self.pair, self.floor = row, col, pair, floor
         self.sums: list[Tensor] = []
         self.roots: tuple[Tensor, Tensor] | None = None
+        self.scaled: tuple[float | Tensor, Tensor]
 
     def factors(self) -> list[tuple[Tensor, int]]:
         """Both factors, each with the dimension of the tensor that it lacks."""
@@ -115,9 +116,11 @@ class _FactoredStream(Stream):
         if self.roots is None:  # added to all squares, it were added to all means
             row, col = self.row + floor, self.col + floor
             self.roots = (row / self._mean(row)).rsqrt_(), col.rsqrt_()
-        row, col = self.roots
-        result = value * self._wide(cut, col, self.pair[0])
-        return result.mul_(self._wide(cut, row * per_member(scale, row), self.pair[1]))
+            self.scaled = 1.0, self.roots[0]
+        if self.scaled[0] is not scale:
+            self.scaled = scale, self.roots[0] * per_member(scale, self.row)
+        result = value * self._wide(cut, self.roots[1], self.pair[0])
+        return result.mul_(self._wide(cut, self.scaled[1], self.pair[1]))
 
     def _mean(self, row: Tensor) -> Tensor:
         return row.mean(1 + self.pair[0], keepdim=True).clamp_(min=self.floor)

@@ -108,7 +108,10 @@ class _QuantizedStream(Stream):
     def keep(self, cut: Cut, average: Tensor) -> None:
         """Round a piece."""
         blocks = _whole(average.flatten(1), self.block)
-        largest = blocks.abs().amax(2).nan_to_num_(nan=0.0)  # without a guard, a block with a NaN starts anew
+        largest = blocks.amax(2)
+        if self.book.signed:
+            largest = torch.maximum(largest, blocks.amin(2).neg_())
+        largest.nan_to_num_(nan=0.0)  # without a guard, a block with a NaN starts anew
         ratio = blocks / largest.where(largest > 0, 1).unsqueeze(2)
         codes, scales = self._kept(cut)
         codes.copy_(self.book.nearest(ratio.float()).flatten(1)[:, : codes.shape[1]])

@@ -97,10 +97,10 @@ class _RankOneStream(Stream):
         return self._read(cut, cut.of_factor(self.row, 1))
 
     def _read(self, cut: Cut, row: Tensor) -> Tensor:
-        average = row.unsqueeze(2) * self.col.unsqueeze(1)
         if self.sign is None:
-            return average
-        return average.mul_(signs(self._bytes(cut), cut.stop - cut.start, average.dtype).view(average.shape))
+            return row.unsqueeze(2) * self.col.unsqueeze(1)
+        ones = signs(self._bytes(cut), cut.stop - cut.start, row.dtype).reshape(len(row), *cut.shape)
+        return ones.mul_(row.unsqueeze(2)).mul_(self.col.unsqueeze(1))
 
     def keep(self, cut: Cut, average: Tensor) -> None:
         """Compress a piece."""

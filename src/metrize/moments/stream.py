@@ -27,11 +27,24 @@ class Cut:
 
     def of(self, stack: Tensor) -> Tensor:
         """The box of a contiguous stack ``[B, *shape]``, with all dimensions of the layout; a view."""
-        return stack.view(stack.shape[0], *self.layout)[(slice(None), *self.index)]
+        if stack.shape[1:] != self.layout:
+            stack = stack.view(len(stack), *self.layout)
+        for dim, start, length in self._ranges:
+            stack = stack.narrow(1 + dim, start, length)
+        return stack
 
     def of_factor(self, factor: Tensor, dim: int) -> Tensor:
         """The part of a stack ``[B, *layout without dim]`` that belongs to the box."""
-        return factor[(slice(None), *self.index[:dim], *self.index[dim + 1 :])]
+        for other, start, length in self._ranges:
+            if other != dim:
+                factor = factor.narrow(other if other > dim else 1 + other, start, length)
+        return factor
+
+    @functools.cached_property
+    def _ranges(self) -> list[tuple[int, int, int]]:
+        """Dimension, start and length, where it is not the whole dimension."""
+        cuts = [(dim, cut.start, cut.stop - cut.start) for dim, cut in enumerate(self.index)]
+        return [cut for cut in cuts if cut[2] != self.layout[cut[0]]]
 
     @functools.cached_property
     def start(self) -> int:
@@ -66,9 +79,9 @@ def boxes(layout: tuple[int, ...], size: int, align: int = 1) -> list[Cut]:
 class Stream:
     """One step of one average, piece by piece.
 
-    Every piece of x, in ``a <- decay a + gain x`` (``x^2`` where the average is of squares), is handed to `update`, or to
-    `observe` in a pass of its own that ends with `settle`. Afterwards `again` gives the average of any piece, and `close`
-    ends the step. Pieces of averages have the shape of `Cut.of`, or one that broadcasts to it.
+    Every piece of x, in ``a <- decay a + gain x`` (``x^2`` where the average is of squares), is handed to `update`, or
+    to `observe` in a pass of its own that ends with `settle`. Afterwards `again` gives the average of any piece, and
+    `close` ends the step. Pieces of averages have the shape of `Cut.of`, or one that broadcasts to it.
     """
 
     fresh: ClassVar[bool] = False

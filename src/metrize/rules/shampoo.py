@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metrize.frames import FrameError
+from metrize.linalg.eigenbasis import LinAlgError
 from metrize.linalg.modes import finite_members, merged, mode_gram_, mode_product
 from metrize.linalg.roots import inverse_power
 from metrize.moments import Averages, Kind
@@ -29,8 +30,8 @@ _GRAFTS = ("none", "sgd", "adagrad", "rmsprop", "adam")
 class Shampoo(Rule):
     """Shampoo (arXiv:1802.09568), with averages, blocks and grafting (arXiv:2309.06497).
 
-    For each mode i of a gradient with k of them, ``L_i <- b2 L_i + (1 - b2) U_i U_i^T`` of its unfolding U_i, or the sum
-    where b2 is 1; ``D = M ×_1 (L_1 / (1 - b2^t) + eps I)^-e ... ×_k (L_k / (1 - b2^t) + eps I)^-e`` with
+    For each mode i of a gradient with k of them, ``L_i <- b2 L_i + (1 - b2) U_i U_i^T`` of its unfolding U_i, or the
+    sum where b2 is 1; ``D = M ×_1 (L_1 / (1 - b2^t) + eps I)^-e ... ×_k (L_k / (1 - b2^t) + eps I)^-e`` with
     ``M = m / (1 - b1^t)``, ``m <- b1 m + (1 - b1) g``, and ``e = 1 / (2 k)``. With the factors of a single gradient a
     matrix D is its polar factor. Numbers of the group: ``betas`` (b1, b2), ``eps``, ``graft_beta``, ``graft_eps``.
 
@@ -44,8 +45,8 @@ class Shampoo(Rule):
         start: the first step with roots; until then D is the grafted direction, or M.
         bias_correction: False leaves out the divisions by ``1 - b^t``.
         graft: whose length D takes, block by block, of a direction made of M: ``"sgd"`` M itself, ``"adagrad"``
-            ``M / (sqrt(sum g^2) + eps)``, ``"rmsprop"`` the same with an average of squares, ``"adam"`` with a corrected
-            one; ``"none"`` leaves D as it is.
+            ``M / (sqrt(sum g^2) + eps)``, ``"rmsprop"`` the same with an average of squares, ``"adam"`` with a
+            corrected one; ``"none"`` leaves D as it is.
 
     Raises:
         ValueError: an unknown option or a number out of range.
@@ -73,8 +74,8 @@ class Shampoo(Rule):
         told = self.exponents if isinstance(self.exponents, tuple) else ((1, self.exponents or 0.0),)
         if not all(len(entry) in (2, 1 + entry[0]) and min(entry) >= 0 for entry in told):
             raise ValueError(
-                f"Shampoo(exponents={self.exponents}): a number of at least 0, or for each order k of a tensor (k, e) or "
-                "(k, e_1, ..., e_k)"
+                f"Shampoo(exponents={self.exponents}): a number of at least 0, or for each order k of a tensor (k, e) "
+                "or (k, e_1, ..., e_k)"
             )
 
     def hyper(self) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class Shampoo(Rule):
             for i in due:
                 try:
                     root[i] = inverse_power(factor[i] / float(bias2[i]), exponent, eps)
-                except torch.linalg.LinAlgError:
+                except LinAlgError:
                     failed.add(i)
         return failed
 
@@ -188,9 +189,9 @@ class Shampoo(Rule):
 
     def _exponents(self, order: int) -> dict[int, float]:
         """e of every mode that is preconditioned, of a tensor with so many."""
-        told = (1 / (2 * order) if self.exponents is None else self.exponents,)
-        if isinstance(self.exponents, tuple):
-            told = next((entry[1:] for entry in self.exponents if entry[0] == order), (1 / (2 * order),))
+        entries = self.exponents if isinstance(self.exponents, tuple) else ()
+        usual = self.exponents if isinstance(self.exponents, int | float) else 1 / (2 * order)
+        told = next((entry[1:] for entry in entries if entry[0] == order), (usual,))
         each = told * order if len(told) == 1 else told
         return {mode: e for mode, e in enumerate(each) if e}
 

@@ -50,8 +50,12 @@ class Whitening(Rule):
         """``U / max(1, RMS(U) / clip)``, a fresh tensor."""
         if hyper["clip"] is None:
             return self._whiten(coords, averages, hyper)
-        excess = (averages.total("update") / metric.dim).sqrt() / number(hyper["clip"])
-        return self._scaled(coords, averages, hyper, excess.clamp(min=1).reciprocal())
+
+        def shrink() -> Tensor:
+            excess = (averages.total("update") / metric.dim).sqrt() / number(hyper["clip"])
+            return excess.clamp(min=1).reciprocal()
+
+        return self._scaled(coords, averages, hyper, averages.once("update", shrink))
 
     def _whiten(self, coords: Tensor, averages: Averages, hyper: dict[str, Any]) -> Tensor:
         """``U = g / sqrt(v)``, a fresh tensor."""

@@ -37,7 +37,7 @@ class Vector(Space):
         points.add_(velocity)
 
     def sq_norm(self, coords: Tensor) -> Tensor:
-        return coords.flatten(1).square().sum(-1) if coords.ndim > 1 else coords.square()
+        return torch.linalg.vector_norm(coords.flatten(1), dim=1).square() if coords.ndim > 1 else coords.square()
 
     def project(self, points: Tensor) -> Tensor:
         return points

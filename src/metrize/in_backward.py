@@ -63,7 +63,8 @@ class InBackward:
         if self._passes[p] < self.accumulate:
             return
         self._passes[p] = 0
-        bucket, bucket.only = self._place(p)
+        bucket, at = self._place(p)
+        bucket.only = at
         try:
             self._step(bucket)
         finally:

@@ -80,9 +80,9 @@ class Optimizer(torch.optim.Optimizer):
         **hyper: Any,
     ) -> None:
         recipe = Recipe() if recipe is None else recipe
-        params = named_members(params)
+        members: Any = named_members(params)
         if rounding is not None:
-            recipe, params = recipe.replace(rounding=rounding), _with_rounding(params, rounding)
+            recipe, members = recipe.replace(rounding=rounding), _with_rounding(members, rounding)
         known = recipe.hyper()
         for key in hyper:
             if key not in known:
@@ -98,7 +98,7 @@ class Optimizer(torch.optim.Optimizer):
             "skipped_steps": 0,
             "format": checkpoint.FORMAT,
         }
-        super().__init__(params, defaults)
+        super().__init__(members, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with their own ``recipe``, ``space`` or numbers if wanted.
@@ -319,6 +319,12 @@ class Optimizer(torch.optim.Optimizer):
         recipe = parse_recipe(group["recipe"])
         p = group["params"][index]
         spec = self.spec(group, index)
+        for key, value in self.state[p].items():
+            if key in spec and tuple(value.shape) != tuple(spec[key][0]):  # a kernel would write past the end
+                raise ValueError(
+                    f"parameter {name_of(group, index)!r} has shape {tuple(p.shape)} now, but its state {key} has "
+                    f"{tuple(value.shape)}; change both together, or delete optimizer.state[parameter] to start anew"
+                )
         missing = {key: spec[key] for key in spec.keys() - self.state[p].keys()}
         if missing:
             host = torch.device("cpu")
@@ -326,14 +332,8 @@ class Optimizer(torch.optim.Optimizer):
                 check_point(space, p)
             fresh = new_state(spec, recipe, space, p, p.device if kind is Fused else host)
             self.state[p].update({key: fresh[key] for key in spec if key in missing})
-        for key, (shape, dtype) in spec.items():
-            value = self.state[p][key]
-            if tuple(value.shape) != tuple(shape):  # torch's one-pass kernels would write past the end
-                raise ValueError(
-                    f"parameter {name_of(group, index)!r} has shape {tuple(p.shape)} now, but its state {key} has "
-                    f"{tuple(value.shape)}; change both together, or delete optimizer.state[parameter] to start anew"
-                )
-            self.state[p][key] = value.to(dtype)  # a model converted between steps
+        for key, (_, dtype) in spec.items():
+            self.state[p][key] = self.state[p][key].to(dtype)  # a model converted between steps
 
 
 def _with_rounding(params: Any, rounding: Rounding) -> Any:

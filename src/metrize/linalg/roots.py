@@ -25,5 +25,6 @@ def inverse_power(matrix: Tensor, exponent: float, eps: float) -> Tensor:
     shifted.diagonal().add_(eps)
     with highest_precision():
         values, vectors = eigh(shifted)
-        lack = (eps - values[0]).clamp(min=0)
-        return vectors * (values + lack).pow(-exponent) @ vectors.mT
+        if values[0] < eps:
+            values = values - values[0] + eps  # in this order: eps may vanish beside what rounding left
+        return vectors * values.pow(-exponent) @ vectors.mT

@@ -6,6 +6,7 @@ from metrize.named.adafactor import Adafactor
 from metrize.named.adagrad import AdaGrad
 from metrize.named.adalayer import Adalayer
 from metrize.named.adam import Adam, AdamW
+from metrize.named.adam_lowbit import Adam4bit, Adam8bit
 from metrize.named.adam_mini import AdamMini
 from metrize.named.amsgrad import AdamNC, AMSGrad
 from metrize.named.apollo import APOLLO
@@ -42,6 +43,8 @@ __all__ = [
     "Adafactor",
     "Adalayer",
     "Adam",
+    "Adam4bit",
+    "Adam8bit",
     "AdamMini",
     "AdamNC",
     "AdamW",
@@ -66,6 +69,8 @@ __all__ = [
 _CATALOGUE: tuple[type[Optimizer], ...] = (
     Adam,
     AdamW,
+    Adam8bit,
+    Adam4bit,
     SGD,
     SignSGD,
     Signum,

@@ -34,7 +34,7 @@ def by_role(
         return _grouped([(entry, roles[entry[0]]) for entry in named_members(params)], options)
     if role_of is None:
         return params
-    entries = list(params)
+    entries: list[Any] = list(params)
     if not entries or not isinstance(entries[0], dict):
         return _grouped(_with_roles(entries, role_of), options)
     return [part for group in entries for part in _settled(group, options, role_of)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metrize import frames
 from metrize.groups import Params
-from metrize.moments import Moments
+from metrize.moments import Moments, Quantized
 from metrize.named.inner import Inner, inner_numbers, inner_recipe
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
@@ -35,9 +35,9 @@ class COAP(Optimizer):
         period: steps between two changes of the basis.
         reproject: the basis is computed anew at every so manieth change.
         scale: factor on the step of projected parameters.
-        inner: ``"adam"``, or ``"adafactor"``: factored squares, ``b2_t = 1 - t^-0.8``, clipped, and decay before the
-            step; only the first of `betas` counts.
-        moments: storage of the averages; None: dense, and for Adafactor factored squares.
+        inner: ``"adam"``; ``"8bit"``: Adam with averages in 8 bits; or ``"adafactor"``: factored squares,
+            ``b2_t = 1 - t^-0.8``, clipped, and decay before the step; only the first of `betas` counts.
+        moments: storage of the averages; None: as `inner` says.
         options: other arguments of `metrize.frames.COAP` (``normalize``, ``carry``, ``conv_above``, ``stagger``,
             ``dtype``).
         maximize: ascend instead.
@@ -76,4 +76,5 @@ class COAP(Optimizer):
     @staticmethod
     def recipe(inner: Inner = "adam", moments: Moments | None = None, **options: Any) -> Recipe:
         """The five answers of this optimizer; `options` are those of `metrize.frames.COAP`."""
-        return inner_recipe(frames.COAP(**options), inner, moments)
+        quantized = Quantized(block=4096, signed=True, smallest=0)  # as published, whatever the size of the tensor
+        return inner_recipe(frames.COAP(**options), inner, moments, quantized)

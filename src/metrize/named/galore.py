@@ -33,9 +33,9 @@ class GaLore(Optimizer):
         period: steps between two refreshes of a parameter's basis.
         scale: factor on the step of projected parameters.
         side: which dimension is projected, see `metrize.frames.GaLore`.
-        inner: ``"adam"``, or ``"adafactor"``: factored squares, ``b2_t = 1 - t^-0.8``, clipped, and decay before the
-            step; only the first of `betas` counts.
-        moments: storage of the averages; None: dense, and for Adafactor factored squares.
+        inner: ``"adam"``; ``"8bit"``: Adam with averages in 8 bits; or ``"adafactor"``: factored squares,
+            ``b2_t = 1 - t^-0.8``, clipped, and decay before the step; only the first of `betas` counts.
+        moments: storage of the averages; None: as `inner` says.
         options: other arguments of `metrize.frames.GaLore` (``method``, ``carry``, ``stagger``, ``dtype``).
         maximize: ascend instead.
         skip_nonfinite: leave everything untouched in a step with a gradient that is not finite.

@@ -6,33 +6,34 @@ from typing import Any, Literal
 
 from metrize import rules
 from metrize.frames import Frame
-from metrize.moments import Dense, Factored, Moments, Split
+from metrize.moments import Dense, Factored, Moments, Quantized, Split
 from metrize.recipe import Recipe
 
-Inner = Literal["adam", "adafactor"]
+Inner = Literal["adam", "8bit", "adafactor"]
 
 
-def inner_recipe(frame: Frame, inner: Inner, moments: Moments | None) -> Recipe:
+def inner_recipe(frame: Frame, inner: Inner, moments: Moments | None, quantized: Moments = Quantized()) -> Recipe:
     """Adam as the published codes have it (an eps that is not corrected, decay after the step), or Adafactor.
 
     Args:
         frame: in whose coordinates it works.
-        inner: which of the two.
-        moments: storage of its averages; None: dense, and for Adafactor factored squares.
+        inner: which of the two; ``"8bit"`` is Adam too.
+        moments: storage of its averages; None: dense, for ``"8bit"`` quantized, and for Adafactor factored squares.
+        quantized: what ``"8bit"`` means.
 
     Raises:
         ValueError: there is no such optimizer.
     """
-    if inner == "adam":
-        rule = rules.Adam(bias_correction="step")
-        return Recipe(frame=frame, moments=moments or Dense(), rule=rule, decay="after")
+    if inner in ("adam", "8bit"):
+        rule, kept = rules.Adam(bias_correction="step"), quantized if inner == "8bit" else Dense()
+        return Recipe(frame=frame, moments=moments or kept, rule=rule, decay="after")
     if inner == "adafactor":
         return Recipe(frame=frame, moments=moments or Split(Dense(), Factored("last")), rule=rules.Whitened())
-    raise ValueError(f"inner={inner!r}: 'adam' or 'adafactor'")
+    raise ValueError(f"inner={inner!r}: 'adam', '8bit' or 'adafactor'")
 
 
 def inner_numbers(inner: Inner, betas: tuple[float, float], eps: float | None) -> dict[str, Any]:
     """The numbers of the group that it reads."""
-    if inner == "adam":
+    if inner in ("adam", "8bit"):
         return {"betas": betas, "eps": 1e-6 if eps is None else eps}
     return {"momentum": betas[0], "eps": 1e-30 if eps is None else eps}

@@ -10,9 +10,10 @@ from metrize import rules
 from metrize.groups import Params
 from metrize.linalg.orthogonalize import Accuracy
 from metrize.named.by_role import by_role
-from metrize.norms import Layout, Spectral
+from metrize.norms import Spectral
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
+from metrize.roles import Role
 
 MATRICES = frozenset({"hidden", "conv", "recurrent", "expert", "bilinear", "low-rank"})
 """Roles that Muon trains; embeddings, first and last layers, routers and vectors go to Adam."""
@@ -55,18 +56,16 @@ class Muon(Optimizer):
         rest: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        recipe = self.recipe(Spectral(scale, accuracy))
+        norm = Spectral(scale, accuracy)
         adam = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, **(rest or {}), "recipe": Recipe(rule=rules.Adam())}
         numbers: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-        groups = by_role(params, lambda role: _matrix(role.layout, recipe) if role.kind in MATRICES else adam)
-        super().__init__(groups, recipe, lr=lr, **numbers, **options)
+
+        def of(role: Role) -> dict[str, Any]:
+            return {"recipe": self.recipe(norm.replace(layout=role.layout))} if role.kind in MATRICES else adam
+
+        super().__init__(by_role(params, of), self.recipe(norm), lr=lr, **numbers, **options)
 
     @staticmethod
     def recipe(norm: Spectral = Spectral("muon", "muon")) -> Recipe:
         """The five answers of this optimizer, about a matrix."""
         return Recipe(rule=rules.Steepest(norm))
-
-
-def _matrix(layout: Layout, recipe: Recipe) -> dict[str, Any]:
-    norm = recipe.rule.norm
-    return {"recipe": recipe.replace(rule=recipe.rule.replace(norm=norm.replace(layout=layout)))}

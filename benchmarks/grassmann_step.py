@@ -21,7 +21,10 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--repeats", type=int, default=25)
 GIVEN = parser.parse_args()
-for library in ("OMP", "OPENBLAS", "MKL"):  # numpy's matrix library reads these on import
+for library in (
+    "OMP",
+    "OPENBLAS",
+):  # read on import; after torch.set_num_threads(2) geoopt's batched solve never returned
     os.environ[f"{library}_NUM_THREADS"] = str(GIVEN.threads)
 
 import torch  # noqa: E402
@@ -38,8 +41,6 @@ OURS = {
     "batched": "metrize Adam on Grassmann, one batched parameter",
     "apart": "metrize Adam on Grassmann, 64 parameters",
 }
-
-torch.set_num_threads(GIVEN.threads)
 
 
 def ours(start: Tensor) -> dict[str, Step]:
@@ -85,32 +86,29 @@ def pymanopt_steps(start: Tensor) -> dict[str, Step]:
 
 
 def floor_parts(start: Tensor) -> tuple[Times, dict[str, float]]:
-    """What a step cannot do without, each piece at the rate it reaches alone; how often, for each step."""
+    """What a step cannot do without, each piece at the rate it reaches alone, and how often a step needs it."""
     other, square = torch.randn_like(start), torch.randn(POINTS, COLUMNS, COLUMNS)
     tall, small, spare = torch.empty_like(start), torch.empty_like(square), torch.empty_like(start)
     k = 0.1 * square / COLUMNS**0.5 + torch.eye(COLUMNS)
-    times = interleave(
-        {
-            "product Y S": lambda: torch.bmm(start, square, out=tall),
-            "product Y^T G": lambda: torch.bmm(start.mT, other, out=small),
-            "copy of all numbers": lambda: spare.copy_(other),
-            "solve of n x n": lambda: torch.linalg.solve_ex(k, square),
-        },
-        repeats=GIVEN.repeats,
-    )
-    unit = 2 * POINTS * ROWS * COLUMNS**2
+    pieces: dict[str, Step] = {
+        "product Y S": lambda: torch.bmm(start, square, out=tall),
+        "product Y^T G": lambda: torch.bmm(start.mT, other, out=small),
+        "copy of all numbers": lambda: spare.copy_(other),
+        "n x n system": lambda: torch.linalg.solve_ex(k, square),
+    }
+    half = products(start) / 2  # a lift and a move each end with products of the one kind and begin with the other
+    # a copy reads and writes; a step reads Y, G and two averages, and writes Y and the averages
+    counts = {"product Y S": half, "product Y^T G": half, "copy of all numbers": 3.5, "n x n system": 2.0}
+    return interleave(pieces, GIVEN.repeats), counts
+
+
+def products(start: Tensor) -> float:
+    """Flops of the products of one step without a polish, in units of ``2 N n^2`` for each point."""
     step = metrize.Adam([with_grad(start)], LR, space=metrize.Grassmann(polish_every=0)).step
     step()
     with FlopCounterMode(display=False) as counter:
         step()
-    units = counter.get_total_flops() / unit
-    # a copy reads and writes; a step reads Y, G and two averages, and writes Y and the averages
-    return times, {
-        "product Y S": units / 2,
-        "product Y^T G": units / 2,
-        "copy of all numbers": 3.5,
-        "solve of n x n": 2.0,
-    }
+    return counter.get_total_flops() / (2 * POINTS * ROWS * COLUMNS**2)
 
 
 def report() -> str:

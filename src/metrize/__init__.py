@@ -4,7 +4,7 @@ from metrize import frames, memory, norms, rules, step_sizes
 from metrize.frames import Identity
 from metrize.in_backward import InBackward
 from metrize.memory import Prediction, predict, state_bytes
-from metrize.moments import Blocks, Cover, Dense, Factored, Outer, RandomProjection, RankOne, Split
+from metrize.moments import Blocks, Cover, Dense, Factored, Outer, Quantized, RandomProjection, RankOne, Split
 from metrize.named import (
     APOLLO,
     CAME,
@@ -17,6 +17,8 @@ from metrize.named import (
     AdaGrad,
     Adalayer,
     Adam,
+    Adam4bit,
+    Adam8bit,
     AdamMini,
     AdamNC,
     AdamW,
@@ -79,6 +81,8 @@ __all__ = [
     "Adafactor",
     "Adalayer",
     "Adam",
+    "Adam4bit",
+    "Adam8bit",
     "AdamMini",
     "AdamNC",
     "AdamW",
@@ -110,6 +114,7 @@ __all__ = [
     "Prediction",
     "Prodigy",
     "Product",
+    "Quantized",
     "RandomProjection",
     "RankOne",
     "Recipe",

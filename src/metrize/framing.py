@@ -86,8 +86,12 @@ class Framing:
 
         self.frame.turned(within, self._points(like).shape[1:], self._state, self._carry)
 
-    def _carry(self, kind: Kind, turn: Callable[[Tensor], Tensor]) -> None:
-        self.averages.turn(kind, lambda average: self._within(average, turn))
+    def _carry(self, kind: Kind, turn: Callable[[Tensor], Tensor | None], member: int | None = None) -> None:
+        def within(average: Tensor) -> Tensor | None:
+            turned = turn(self._points(average))
+            return None if turned is None else self._within(average, lambda _: turned)
+
+        self.averages.turn(kind, turn if self.space.flat else within, member)
 
     def _within(self, coords: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply `change` to those coordinates that are the frame's business."""

@@ -100,8 +100,13 @@ class Recipe(Part):
 
     def in_place(self, dtype: torch.dtype) -> bool:
         """Whether the averages lie in memory just as torch's own kernels want them, in this dtype of arithmetic."""
-        plain = isinstance(self.frame, Identity) and isinstance(self.step_size, Given)
-        return plain and self.decay in ("decoupled", "l2") and self.moments.in_place(dtype)
+        return self.plain and self.moments.in_place(dtype)
+
+    @property
+    def plain(self) -> bool:
+        """Whether a step is one of torch's own kernels, once the averages lie in memory."""
+        usual = isinstance(self.frame, Identity) and isinstance(self.step_size, Given)
+        return usual and self.decay in ("decoupled", "l2")
 
 
 def parse_recipe(sentence: str) -> Recipe:

@@ -69,6 +69,8 @@ class Streamed(Stacked):
         self._size = piece_size(p)
         layout = next(filter(None, (storage.layout(p.shape) for storage in storages.values())), (p.numel(),))
         self._cuts = boxes(layout, self._size, math.lcm(*(storage.align for storage in storages.values())))
+        kernel = self.recipe.plain and self.recipe.rule.fusable(self.group) and p.device.type in ("cpu", "cuda")
+        self._one_pass = kernel and all(storage.lends for storage in storages.values())
 
     def gather(self) -> None:
         Bucket.gather(self)
@@ -113,13 +115,23 @@ class Streamed(Stacked):
             points, rest = cut.of(stack), None if whole is None else cut.of(whole)
             exact = points.dtype == self._dtype
             wide = points if exact else rounding.widen(points, rest)
-            coords = self._descent(cut.of(grad), wide)
-            shrink_before_(self.recipe.decay, wide, rate, self.space, self.group)
-            direction = last(coords, averages, self.group, self._metric)
-            self._advance_(wide, direction, rate, rate * gain)
+            if self._one_pass:
+                self._fused_(wide, cut.of(grad).to(self._dtype), averages)
+            else:
+                coords = self._descent(cut.of(grad), wide)
+                shrink_before_(self.recipe.decay, wide, rate, self.space, self.group)
+                direction = last(coords, averages, self.group, self._metric)
+                self._advance_(wide, direction, rate, rate * gain)
             if not exact:
                 rounding.narrow_(points, wide, rest, rounding.draw({key: v[0] for key, v in state.items()}, piece))
         averages.close()
+
+    def _fused_(self, points: Tensor, grad: Tensor, averages: Pieces) -> None:
+        """Torch's own kernel, on a piece whose averages are read before it and written after it."""
+        lent, step = averages.lend(), averages.state["step"].to(points.device)
+        state = {name: [average] for name, average in lent.items()} | {"step": [step]}
+        self.recipe.rule.fused([points], [grad], state, self.group, self.recipe.decay)
+        averages.take_back(lent)
 
     def _advance_(self, points: Tensor, direction: Tensor, rate: float | Tensor, length: float | Tensor) -> None:
         """``p <- p - length D``, in one pass where weight decay does not ask for more."""
@@ -190,6 +202,15 @@ class Pieces(Averages):
 
     def read(self, name: str) -> Tensor:
         return self.again(name)
+
+    def lend(self) -> dict[str, Tensor]:
+        """The piece of every average as it was kept, to be changed in place."""
+        return {name: stream.again(self.cut) for name, stream in self._streams.items()}
+
+    def take_back(self, lent: dict[str, Tensor]) -> None:
+        """Keep what `lend` gave and someone changed."""
+        for name, average in lent.items():
+            self._streams[name].give_back(self.cut, average)
 
     @property
     def count(self) -> float | Tensor:

@@ -18,15 +18,25 @@ from metrize import Dense, Stiefel
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "Adam": [{}, {"weight_decay": 0.1, "moments": Dense("bfloat16")}, {"second_moment": "scalar"}],
     "AdamW": [{"weight_decay": 0.1}],
+    "Adam8bit": [{"smallest": 0, "block": 16}, {"smallest": 9, "map": "float8", "weight_decay": 0.1}],
+    "Adam4bit": [{"smallest": 0, "block": 8, "weight_decay": 0.1}],
     "AMSGrad": [{"weight_decay": 0.1}, {"form": "paper", "lr_power": 0.5}],
     "AdaGrad": [{}, {"lr_decay": 0.1, "initial_accumulator_value": 0.1, "weight_decay": 0.1}],
     "AdamNC": [{"growth_rate": 0.99, "weight_decay": 0.1}],
     "NAdam": [{"weight_decay": 0.1, "decay": "decoupled"}],
     "FAdam": [{"weight_decay": 0.1}, {"form": "published", "power": 1.0, "eps": 0.1, "weight_decay": 0.0}],
     "GaLore": [{"rank": 2, "period": 3}, {"rank": 2, "period": 2, "inner": "adafactor", "weight_decay": 0.1}],
-    "COAP": [{"rank": 2, "period": 2, "reproject": 2}],
+    "COAP": [{"rank": 2, "period": 2, "reproject": 2}, {"rank": 2, "period": 2, "inner": "8bit"}],
     "APOLLO": [{"rank": 2, "period": 3}, {"mini": True, "period": 2, "weight_decay": 0.1}],
     "Flora": [{"rank": 2, "period": 3}],
+    "SOAP": [
+        {"weight_decay": 0.1, "precondition_frequency": 3},
+        {"faithful": True, "one_sided": True, "weight_decay": 0},
+    ],
+    "Shampoo": [{"weight_decay": 0.1, "precondition_frequency": 2}],
+    "DistributedShampoo": [
+        {"epsilon": 1e-4, "betas": (0.9, 0.99), "merge_dims": False, "max_preconditioner_dim": 16, "grafting": "adam"},
+    ],
     "Prodigy": [{"lr": 1.0, "d0": 1e-3}, {"lr": 1.0, "d0": 1e-2, "weight_decay": 0.1, "decouple": False, "slice_p": 3}],
     "NormSGD": [{"momentum": 0.9, "length": "full"}],
     "SGD": [

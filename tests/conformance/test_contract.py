@@ -915,6 +915,11 @@ def test_a_batch_of_many_gives_the_numbers_of_each_alone(case: Case) -> None:
     if not case.alone:
         pytest.skip("every parameter counts for the step of each")
     singles = [case.optimizer([p], space=space) for p in alone]
+    optimizer.init_state()
+    for p, q, single in zip(many[::12], alone, singles, strict=True):
+        single.init_state()
+        if "phase" in single.state[q]:  # of a refresh, which is spread over the parameters
+            single.state[q]["phase"].copy_(optimizer.state[p]["phase"])
     for step in range(4):
         set_gradients(many, step)
         for p, q in zip(many[::12], alone, strict=True):

@@ -31,7 +31,7 @@ def galore(hyper: dict[str, Any]) -> Build:
     return lambda p: metrize.GaLore([p], rank=rank, side=hyper.get("proj_type", "std"), **inner(hyper), **options)
 
 
-def coap(hyper: dict[str, Any]) -> Build:
+def coap(hyper: dict[str, Any], **more: Any) -> Build:
     options = {
         "rank": hyper["rank"],
         "ratio": hyper["rank_ratio_matrix"] or 2.0,
@@ -44,7 +44,7 @@ def coap(hyper: dict[str, Any]) -> Build:
         "carry": "root" if hyper["restore_state"] else None,
         "stagger": False,
     }
-    return lambda p: metrize.COAP([p], **inner(hyper), **options)
+    return lambda p: metrize.COAP([p], **inner(hyper), **options, **more)
 
 
 def apollo(hyper: dict[str, Any]) -> Build:
@@ -130,6 +130,19 @@ def test_coap_with_adafactor_inside_and_steps_relative_to_the_parameter(monkeypa
         expected = torch.tensor(case["params_after_step"][t])
         # the reference's average of lr_t U lags behind the size of the parameter
         torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", cases("coap_adamw8bit"), ids=name_of)
+def test_coap_with_averages_of_8_bits(case, monkeypatch):
+    give(monkeypatch, case)
+    same = True
+    for t, parameter, state, expected in follow(case, coap(case["hyperparameters"], inner="8bit")):
+        wanted = torch.tensor(case["params_after_step"][t])
+        torch.testing.assert_close(parameter, wanted, rtol=1e-6, atol=1e-6 if same else 2e-4)
+        codes = {key: torch.tensor(expected[f"{key}[0]"]).flatten() for key in ("exp_avg", "exp_avg_sq")}
+        off = torch.cat([(state[f"{key}.code"].int() - code).abs() for key, code in codes.items()])
+        assert off.sum() <= 1  # in one of the trajectories a number lies between two codes, and rounds the other way
+        same = same and not off.any()
 
 
 def test_flora_keeps_the_reference_seeds_and_nothing_else():

@@ -13,7 +13,7 @@ from tests.frames.lowrank import GOLDEN
 
 from metrize import Dense, Recipe, frames, rules
 from metrize.frames import Frame
-from metrize.moments import Factored, Moments, RandomProjection, Split
+from metrize.moments import Factored, Moments, Quantized, RandomProjection, Split
 from metrize.spaces import Vector
 from metrize.state import on_host, state_spec
 
@@ -28,6 +28,8 @@ LLAMA = {
 }
 RANKS = {"60M": 128, "130M": 256, "350M": 256, "1B": 512, "7B": 1024}
 FACTORED = Split(Dense(), Factored(dims="last"))
+NARROW = Dense("bfloat16")
+CODES = Quantized(smallest=0)  # whose scales the published figures leave out
 
 Shapes = dict[tuple[int, ...], int]
 
@@ -54,15 +56,12 @@ def everything(shape: tuple[int, ...]) -> bool:
 
 
 @functools.cache
-def tensors(recipe: Recipe, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[tuple[bool, int, int], ...]:
-    """Of each tensor of state but the counts: whether it is a basis, its numbers, its bytes."""
+def kept_bytes(recipe: Recipe, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Bytes of bases and averages of one tensor, without scales of codes."""
     like = torch.empty(shape, dtype=dtype, device="meta")
     kept = state_spec(recipe, Vector(), like, {**recipe.hyper(), "lr": 1.0})
-    return tuple(
-        (key.startswith("basis"), math.prod(size), math.prod(size) * kind.itemsize)
-        for key, (size, kind) in kept.items()
-        if not on_host(key)
-    )
+    held = {key: value for key, value in kept.items() if not on_host(key) and not key.endswith(".scale")}
+    return sum(math.prod(size) * kind.itemsize for size, kind in held.values())
 
 
 def mib(
@@ -71,16 +70,14 @@ def mib(
     moments: Moments,
     projected: Callable[[tuple[int, ...]], bool] = everything,
     dtype: torch.dtype = torch.float32,
-    *,
-    one_byte: bool = False,
 ) -> float:
-    """MiB of bases and averages; with `one_byte`, averages count one byte for each number."""
-    plain = moments if isinstance(moments, Dense) else FACTORED
+    """MiB of bases and averages."""
+    plain = FACTORED if isinstance(moments, Split | RandomProjection) else moments
     total = 0
     for shape, count in shapes.items():
         frame_here, moments_here = (frame, moments) if projected(shape) else (frames.Identity(), plain)
         recipe = Recipe(frame=frame_here, moments=moments_here, rule=rules.Adam())
-        total += count * sum(n if one_byte and not basis else size for basis, n, size in tensors(recipe, shape, dtype))
+        total += count * kept_bytes(recipe, shape, dtype)
     return total / MIB
 
 
@@ -109,11 +106,11 @@ def test_coap_with_adafactor_inside_on_a_controlnet():
 
 
 @pytest.mark.parametrize(
-    ("size", "one_byte", "published"), [("1B", False, 1988.336), ("7B", True, 5380.508)], ids=["bf16", "8-bit"]
+    ("size", "moments", "published"), [("1B", NARROW, 1988.336), ("7B", CODES, 5380.508)], ids=["bf16", "8-bit"]
 )
-def test_coap_on_llama(size, one_byte, published):
+def test_coap_on_llama(size, moments, published):
     frame = frames.COAP(rank=RANKS[size], dtype="bfloat16")
-    got = mib(llama(size), frame, Dense("bfloat16"), is_hidden, torch.bfloat16, one_byte=one_byte)
+    got = mib(llama(size), frame, moments, is_hidden, torch.bfloat16)
     assert round(got, 3) == published
 
 
@@ -150,11 +147,11 @@ def test_coap_with_a_ratio_for_every_matrix(size, halved, quartered):
 
 @pytest.mark.parametrize("size", LLAMA)
 def test_llama(size):
-    rank, shapes, narrow = RANKS[size], llama(size), Dense("bfloat16")
-    of = functools.partial(mib, shapes, moments=narrow, projected=is_hidden, dtype=torch.bfloat16)
+    rank, shapes = RANKS[size], llama(size)
+    of = functools.partial(mib, shapes, moments=NARROW, projected=is_hidden, dtype=torch.bfloat16)
     galore = of(frames.GaLore(rank=rank, dtype="bfloat16"))
     assert of(frames.COAP(rank=rank, dtype="bfloat16")) == galore
-    eight = of(frames.GaLore(rank=rank, dtype="bfloat16"), one_byte=True)
+    eight = of(frames.GaLore(rank=rank, dtype="bfloat16"), moments=CODES)
     apollo = of(frames.APOLLO(rank=rank, dtype="bfloat16"))
     mini = of(frames.APOLLO(rank=1, granularity="tensor", scale=128.0, dtype="bfloat16"))
     flora = mib(shapes, frames.Identity(), RandomProjection(rank), is_hidden)

@@ -295,6 +295,24 @@ def test_parameters_in_one_batch_do_not_disturb_each_other(frame):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
+def test_looking_at_an_average_does_not_round_it_again():
+    """Codes of 8 bits whose largest number is negative shrink whenever they are read and written."""
+    storage, average = moments.Quantized(smallest=0), -low_rank((6, 4), 2, seed=0)[None]
+    slot = moments.Slot("exp_avg", "linear", torch.Size((6, 4)), torch.float32, lambda stack: stack)
+    spec = storage.state_spec("exp_avg", slot.shape, torch.float32, "linear")
+    state = {key: torch.zeros(2, *shape, dtype=dtype) for key, (shape, dtype) in spec.items()}
+    storage.write(slot, state, average.expand(2, 6, 4))
+    averages = moments.Averages(storage, state, {"exp_avg": slot})
+    before, seen = copy.deepcopy(state), []
+    averages.turn("linear", lambda x: seen.append(x.clone()))
+    assert all(torch.equal(state[key], before[key]) for key in state)
+    assert seen[0].shape == (2, 6, 4)
+    averages.turn("linear", lambda x: -x, 1)
+    for key in state:
+        assert torch.equal(state[key][0], before[key][0])
+        assert not torch.equal(state[key][1], before[key][1])
+
+
 def test_storage_of_the_averages_is_free():
     p = nn.Parameter(torch.ones(6, 4))
     recipe = Recipe(frame=frames.GaLore(rank=2), moments=Dense("bfloat16"), rule=rules.Momentum())

@@ -140,6 +140,13 @@ def test_a_cell_says_how_many_seeds_it_speaks_of(key: str, values: tuple[float |
 def test_labels_tell_apart_what_the_sentence_leaves_out() -> None:
     assert labels([ADAM, dataclasses.replace(ADAM, lr=0.5)]) == ["Adam lr=0.001", "Adam lr=0.5"]
     assert labels([ADAM, dataclasses.replace(ADAM, seed=1)]) == ["Adam", "Adam"]
+    models = ({}, {"layers": 4}, {"layers": 4, "skip": True})
+    told = labels([dataclasses.replace(ADAM, model=model) for model in models[1:]])
+    assert told == ["Adam", "Adam skip=True"]
+    assert labels([dataclasses.replace(ADAM, model=model) for model in models])[1:] == [
+        "Adam layers=4",
+        "Adam layers=4 skip=True",
+    ]
 
 
 def test_runs_of_one_method_are_one_group(runs: list[Run]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import metrize
-from metrize import Blocks, Factored, Outer, Recipe, Sphere, Split, rules, step_sizes
+from metrize import Blocks, Factored, Outer, Recipe, Split, Stiefel, rules, step_sizes
 from metrize.frames import Eigenbasis
 from metrize.roles import Role
 
@@ -205,17 +205,20 @@ def test_a_second_moment_is_measured_and_then_frozen():
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-38, 1e-20, 1.0, 1e18, 1e30])
+@pytest.mark.parametrize("power", [0.5, 1.0])
 @pytest.mark.parametrize("form", ["paper", "published"])
-def test_fadam_takes_bounded_steps_whatever_the_size_of_the_gradient(scale, form):
+def test_fadam_takes_bounded_steps_whatever_the_size_of_the_gradient(scale, power, form):
     params = parameters(dtype=torch.float32)
+    for p in params:
+        p.data.mul_(1e3)
     before = [p.detach().clone() for p in params]
-    optimizer = metrize.FAdam(params, lr=0.1, weight_decay=0.1, form=form)
+    optimizer = metrize.FAdam(params, lr=0.1, weight_decay=0.1, power=power, form=form)
     for step in range(3):
         feed(params, step, scale)
         optimizer.step()
     for p, start in zip(params, before, strict=True):
         assert torch.isfinite(p).all()
-        assert float((p.detach() - start).square().mean().sqrt()) <= 0.1 * (0.1 + 0.19 + 0.271 + 3 * 0.1) + 1e-6
+        assert float((p.detach() - start).square().mean().sqrt()) <= 0.1 * (0.1 + 0.19 + 0.271 + 3 * 0.1) + 1e-3
     if scale == 1.0:
         assert not any(torch.equal(p, start) for p, start in zip(params, before, strict=True))
 
@@ -252,11 +255,13 @@ def test_natural_decay_turns_with_the_coordinates():
     close(q.detach(), left @ p.detach() @ right, atol=1e-9, rtol=0)
 
 
-def test_natural_decay_means_nothing_on_a_sphere():
+def test_natural_decay_means_nothing_on_a_compact_space():
     def run(weight_decay):
-        p = nn.Parameter(torch.tensor([0.6, 0.8, 0.0]))
-        optimizer = metrize.FAdam([{"params": [p], "space": Sphere()}], lr=0.1, weight_decay=weight_decay)
+        p = nn.Parameter(torch.eye(4, 2, dtype=torch.float64))
+        optimizer = metrize.FAdam([p], lr=0.1, space=Stiefel(), weight_decay=weight_decay)
         feed([p], 0)
+        optimizer.step()
+        feed([p], 1)
         optimizer.step()
         return p.detach()
 

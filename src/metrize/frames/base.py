@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from metrize.part import Part, Spec
 
-Carry = Callable[[Literal["linear", "square"], Callable[[Tensor], Tensor]], None]
-"""Takes all averages of one kind (of the gradient, of its squares) along when the coordinates change."""
+
+class Carry(Protocol):
+    """Takes all averages of one kind (of the gradient, of its squares) along when the coordinates change.
+
+    Those of one member, as a stack of one, or of all; a `turn` that answers None has only looked.
+    """
+
+    def __call__(
+        self, kind: Literal["linear", "square"], turn: Callable[[Tensor], Tensor | None], member: int | None = None
+    ) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)

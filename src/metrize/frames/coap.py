@@ -90,12 +90,7 @@ class COAP(Subspace):
 
     def refresh(self, members: list[int], coords: Tensor, state: dict[str, Tensor], carry: Carry) -> None:
         averages: list[Tensor] = []
-
-        def look(average: Tensor) -> Tensor:
-            averages.append(average.clone())
-            return average
-
-        carry("linear", look)
+        carry("linear", lambda average: averages.append(average.clone()))
         known = {_MOMENT: averages[0]} if averages else {}
         super().refresh(members, coords, state | known, carry)
 

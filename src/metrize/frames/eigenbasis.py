@@ -194,11 +194,12 @@ class Eigenbasis(Frame):
             found = [self._renew(mode, i, ranks[mode], state) for mode in modes.based]
             state["failures"][i] = 0 if all(found) else state["failures"][i] + 1
         new = {mode: basis[members] for mode, basis in _bases(modes, state).items()}
-        carry("linear", _of(members, lambda x: modes.carried(x, old, new)))
-        if self.transport == "permutation":
-            carry("square", _of(members, lambda x: modes.ranked(x, order)))
-        else:
-            carry("square", _of(members, lambda x: modes.mixed(x, old, new)))
+        for mode in [mode for mode in new if torch.equal(new[mode], old[mode])]:
+            del old[mode], new[mode], order[mode]
+        if new:
+            carry("linear", _of(members, lambda x: modes.carried(x, old, new)))
+            by_rank = self.transport == "permutation"
+            carry("square", _of(members, lambda x: modes.ranked(x, order) if by_rank else modes.mixed(x, old, new)))
         for i in members:
             if int(state["failures"][i]) >= _PATIENCE:
                 raise FrameError(_HOPELESS, i)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -100,13 +99,15 @@ class Subspace(Frame):
 
     def take_along(self, members: list[int], before: dict[int, Tensor], after: dict[int, Tensor], carry: Carry) -> None:
         """Bring the averages of these members into the coordinates of their new bases."""
-        turns = {dim: basis.mT @ after[dim] for dim, basis in before.items()}
-        carry("linear", _of(members, lambda average: project(average, turns)))
+        for at, member in enumerate(members):
+            turns = {dim: basis[at : at + 1].mT @ after[dim][at : at + 1] for dim, basis in before.items()}
+            carry("linear", functools.partial(project, bases=turns), member)
+            carry("square", functools.partial(self._squares, turns=turns), member)
+
+    def _squares(self, average: Tensor, turns: dict[int, Tensor]) -> Tensor:
         if self.carry == "root":
-            carry("square", _of(members, lambda average: project(average.clamp(min=0).sqrt_(), turns).square_()))
-        else:
-            squares = {dim: turn.square() for dim, turn in turns.items()}
-            carry("square", _of(members, lambda average: project(average, squares)))
+            return project(average.clamp(min=0).sqrt_(), turns).square_()
+        return project(average, {dim: turn.square() for dim, turn in turns.items()})
 
     def enter(self, coords: Tensor, state: dict[str, Tensor]) -> Tensor:
         return project(coords, self.bases(coords, state))
@@ -188,17 +189,6 @@ def along(x: Tensor, matrix: Tensor, dim: int) -> Tensor:
         matrix = matrix.unsqueeze(1)
     product = matrix.mT @ wide
     return product.view(*product.shape[:-1], *x.shape[dim + 2 :])
-
-
-def _of(members: list[int], change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A change of these members alone, to the last bit."""
-
-    def changed(average: Tensor) -> Tensor:
-        average = average.clone()
-        average[members] = change(average[members])
-        return average
-
-    return changed
 
 
 def _key(dim: int) -> str:

@@ -117,9 +117,12 @@ def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def labels(configs: Sequence[RunConfig]) -> list[str]:
-    """The label of each configuration, with whatever else differs among them, such as ``lr=0.01``."""
+    """The label of each configuration, with whatever else differs among them, such as ``lr=0.01`` or ``layers=4``."""
     varied = [name for name in _other_fields() if not _same(configs, name)]
-    return [" ".join([config.label, *(f"{name}={getattr(config, name)}" for name in varied)]) for config in configs]
+    return [
+        " ".join([config.label, *(word for name in varied for word in _told(config, name, configs))])
+        for config in configs
+    ]
 
 
 def shared_settings(configs: Sequence[RunConfig]) -> dict[str, Any]:
@@ -148,6 +151,15 @@ def _value(record: Record, key: str) -> float | None:
 
 def _other_fields() -> list[str]:
     return [field.name for field in dataclasses.fields(RunConfig) if field.name not in _IN_LABEL]
+
+
+def _told(config: RunConfig, name: str, configs: Sequence[RunConfig]) -> list[str]:
+    """A setting as words; of the arguments of a model, only those that differ."""
+    value = getattr(config, name)
+    if not isinstance(value, dict):
+        return [f"{name}={value}"]
+    shared = set.intersection(*(set(map(str, getattr(other, name).items())) for other in configs))
+    return [f"{key}={one}" for key, one in value.items() if str((key, one)) not in shared]
 
 
 def _same(configs: Sequence[RunConfig], name: str) -> bool:

@@ -62,6 +62,9 @@ class Moments(Part):
     rereads: ClassVar[bool] = True
     """Whether what `Stream.again` says is what `Stream.update` said."""
 
+    lends: ClassVar[bool] = False
+    """Whether `Stream.again` gives what was kept, to be changed in place, and `Stream.give_back` takes that."""
+
     align: ClassVar[int] = 1
     """Pieces begin at multiples of so many numbers."""
 
@@ -267,15 +270,24 @@ class Averages:
         slot = self.slots[name]
         return slot.points(self._storage(name).read(slot, self.state))
 
-    def turn(self, kind: Kind, turn: Callable[[Tensor], Tensor]) -> None:
-        """Change the coordinates of all averages of one kind."""
+    def turn(self, kind: Kind, turn: Callable[[Tensor], Tensor | None], member: int | None = None) -> None:
+        """Change the coordinates of all averages of one kind, of one member or of all.
+
+        Args:
+            kind: of which averages.
+            turn: average -> average; None leaves it as it is stored, for storages that change what is written twice.
+            member: which one, seen as a stack of one.
+        """
+        state = self.state if member is None else {key: kept[member : member + 1] for key, kept in self.state.items()}
         for slot in self.slots.values():
             if slot.kind == kind:
                 storage = self._storage(slot.name)
-                stack = storage.read(slot, self.state)
+                stack = storage.read(slot, state)
                 average = slot.points(stack)
-                average.copy_(turn(average))
-                storage.write(slot, self.state, stack)
+                turned = turn(average)
+                if turned is not None:
+                    average.copy_(turned)
+                    storage.write(slot, state, stack)
 
     def small(self, name: str) -> Tensor:
         """State that is kept as it is, such as one number for each point: ``[B, *batch]``."""

@@ -18,21 +18,22 @@ def packed(positive: Tensor) -> Tensor:
     batch, count = positive.shape
     if count % _WORD:
         positive = torch.nn.functional.pad(positive, (0, -count % _WORD))
-    words = positive.reshape(-1, _WORD).mv(_powers(positive.dtype, positive.device))
-    codes = words.to(torch.int32).to(torch.int16).view(torch.uint8)
-    return codes.reshape(batch, -1)[:, : -(-count // 8)]
+    words = positive.view(-1, _WORD).mv(_powers(positive.dtype, positive.device))
+    return words.to(torch.int16).view(torch.uint8).view(batch, -1)[:, : -(-count // 8)]
 
 
 def signs(codes: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """The signs that bytes ``[B, ceil(count / 8)]`` stand for, ``[B, count]``: 1 for a set bit, -1 for any other."""
-    table = _table(dtype, codes.device)
-    wide = table.index_select(0, codes.reshape(-1).to(torch.int32))
-    return wide.reshape(codes.shape[0], -1)[:, :count]
+    wide = _table(dtype, codes.device).index_select(0, codes.flatten().to(torch.int32))
+    return wide.view(codes.shape[0], -1)[:, :count]
 
 
 @functools.lru_cache
 def _powers(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return 2.0 ** torch.arange(_WORD, dtype=dtype, device=device)
+    """What the bits of a signed word are worth."""
+    powers = 2.0 ** torch.arange(_WORD, dtype=dtype, device=device)
+    powers[-1] *= -1
+    return powers
 
 
 @functools.lru_cache

@@ -30,6 +30,7 @@ class Dense(Moments):
     dtype: Literal["bfloat16", "float32", "float64"] | None = None
 
     streams: ClassVar[bool] = True
+    lends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.dtype is not None:
@@ -62,11 +63,15 @@ class _DenseStream(Stream):
         return self.kept.dtype != self.slot.dtype
 
     def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
-        kept, average = cut.of(self.kept), self.again(cut)
+        average = self.again(cut)
         accumulate_(average, value, decay, gain, self.slot.kind)
+        self.give_back(cut, average)
+        return average
+
+    def give_back(self, cut: Cut, average: Tensor) -> None:
+        kept = cut.of(self.kept)
         if average.dtype != kept.dtype:
             kept.copy_(average)
-        return average
 
     def again(self, cut: Cut) -> Tensor:
         return cut.of(self.kept).to(self.slot.dtype)

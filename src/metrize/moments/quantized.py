@@ -48,6 +48,7 @@ class Quantized(Moments):
     flat_only: ClassVar[bool] = True
     streams: ClassVar[bool] = True
     rereads: ClassVar[bool] = False
+    lends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         choice(self, "map", ("dynamic", "linear", "float8"))
@@ -81,7 +82,7 @@ class Quantized(Moments):
         return self.stream(slot, state).again(Cut(tuple(slot.shape)))
 
     def write(self, slot: Slot, state: dict[str, Tensor], value: Tensor) -> None:
-        self.stream(slot, state).keep(Cut(tuple(slot.shape)), value)
+        self.stream(slot, state).give_back(Cut(tuple(slot.shape)), value)
 
 
 @dataclasses.dataclass
@@ -95,7 +96,7 @@ class _QuantizedStream(Stream):
     def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
         average = self.again(cut)
         accumulate_(average, value, decay, gain, self.kind)
-        self.keep(cut, average)
+        self.give_back(cut, average)
         return average
 
     def again(self, cut: Cut) -> Tensor:
@@ -105,13 +106,13 @@ class _QuantizedStream(Stream):
         numbers.mul_(scales.unsqueeze(2))
         return numbers.flatten(1)[:, : cut.stop - cut.start].reshape(len(codes), *cut.shape)
 
-    def keep(self, cut: Cut, average: Tensor) -> None:
+    def give_back(self, cut: Cut, average: Tensor) -> None:
         """Round a piece."""
-        blocks = _whole(average.flatten(1), self.block)
+        blocks = _whole(average.reshape(len(average), -1), self.block)
         largest = blocks.amax(2)
         if self.book.signed:
             largest = torch.maximum(largest, blocks.amin(2).neg_())
-        largest.nan_to_num_(nan=0.0)  # without a guard, a block with a NaN starts anew
+        largest.nan_to_num_(nan=0.0, posinf=0.0)  # where no guard stands before, such a block starts anew
         ratio = blocks / largest.where(largest > 0, 1).unsqueeze(2)
         codes, scales = self._kept(cut)
         codes.copy_(self.book.nearest(ratio.float()).flatten(1)[:, : codes.shape[1]])

@@ -19,9 +19,9 @@ class CodeBook:
     """Numbers from -1 to 1, in ascending order, and how to find the one that is nearest.
 
     Floats from -1 to 1 fall into cells by the upper 16 bits of their patterns, and at most one midpoint of neighbouring
-    numbers lies in a cell. So the cell and the lower 16 bits decide, and one table does for both: what it says of a cell
-    is to be added to the pattern, such that the lower bits make a carry from the midpoint on, and the upper ones are the
-    code.
+    numbers lies in a cell. So the cell and the lower 16 bits decide, and one table does for both: what it has for a
+    cell is to be added to the pattern, such that the lower bits make a carry from the midpoint on, and the upper ones
+    become the code.
 
     Args:
         bits: of a code, 8 or 4.
@@ -84,8 +84,8 @@ def numbers_of(kind: Map, bits: int, signed: bool) -> Tensor:
         top = 2 ** (bits - 1) - 1 if signed else 2**bits
         return torch.arange(-top if signed else 1, top + 1, dtype=torch.float64) / top
     numbers = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).double()
-    numbers = numbers[numbers.isfinite() & (signed | (numbers >= 0))].unique()
-    return numbers / numbers[-1]
+    wanted = numbers.isfinite() & (~numbers.signbit() | (numbers < 0) & signed)  # a single zero
+    return numbers[wanted].sort().values / 448
 
 
 def _decade(e: int, bits: int, signed: bool) -> Tensor:

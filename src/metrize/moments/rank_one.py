@@ -83,20 +83,23 @@ class _RankOneStream(Stream):
 
     def __init__(self, slot: Slot, row: Tensor, col: Tensor, sign: Tensor | None) -> None:
         self.slot, self.row, self.col, self.sign = slot, row, col, sign
+        self.faded: Tensor | None = None
         self.sums = torch.zeros_like(col)  # the old factor is needed until the last piece
 
     def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
-        row = cut.of_factor(self.row, 1)
-        average = self._read(cut, row * per_member(decay, row))
+        if self.faded is None:
+            self.faded = self.row * per_member(decay, self.row)
+        average = self._read(cut, self.faded)
         accumulate_(average, value, 1.0, gain, self.slot.kind)
         self.keep(cut, average)
         return average
 
     def again(self, cut: Cut) -> Tensor:
         """The average of a piece as it was kept until this step."""
-        return self._read(cut, cut.of_factor(self.row, 1))
+        return self._read(cut, self.row)
 
-    def _read(self, cut: Cut, row: Tensor) -> Tensor:
+    def _read(self, cut: Cut, factor: Tensor) -> Tensor:
+        row = cut.of_factor(factor, 1)
         if self.sign is None:
             return row.unsqueeze(2) * self.col.unsqueeze(1)
         ones = signs(self._bytes(cut), cut.stop - cut.start, row.dtype).reshape(len(row), *cut.shape)
@@ -108,7 +111,7 @@ class _RankOneStream(Stream):
             positive = torch.gt(average, 0, out=torch.empty_like(average))
             self._bytes(cut).copy_(packed(positive.flatten(1)))
             average = torch.abs(average, out=positive)
-        cut.of_factor(self.row, 1).copy_(average.sum(2))
+        torch.sum(average, 2, out=cut.of_factor(self.row, 1))
         self.sums += average.sum(1)
 
     def close(self) -> None:

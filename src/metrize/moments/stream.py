@@ -29,19 +29,19 @@ class Cut:
         """The box of a contiguous stack ``[B, *shape]``, with all dimensions of the layout; a view."""
         if stack.shape[1:] != self.layout:
             stack = stack.view(len(stack), *self.layout)
-        for dim, start, length in self._ranges:
+        for dim, start, length in self.ranges:
             stack = stack.narrow(1 + dim, start, length)
         return stack
 
     def of_factor(self, factor: Tensor, dim: int) -> Tensor:
         """The part of a stack ``[B, *layout without dim]`` that belongs to the box."""
-        for other, start, length in self._ranges:
+        for other, start, length in self.ranges:
             if other != dim:
                 factor = factor.narrow(other if other > dim else 1 + other, start, length)
         return factor
 
     @functools.cached_property
-    def _ranges(self) -> list[tuple[int, int, int]]:
+    def ranges(self) -> list[tuple[int, int, int]]:
         """Dimension, start and length, where it is not the whole dimension."""
         cuts = [(dim, cut.start, cut.stop - cut.start) for dim, cut in enumerate(self.index)]
         return [cut for cut in cuts if cut[2] != self.layout[cut[0]]]
@@ -104,6 +104,10 @@ class Stream:
 
     def again(self, cut: Cut) -> Tensor:
         """The average of a piece that was taken in before."""
+        raise NotImplementedError
+
+    def give_back(self, cut: Cut, average: Tensor) -> None:
+        """Keep what someone made of a piece that `again` gave; see `Moments.lends`."""
         raise NotImplementedError
 
     def close(self) -> None:

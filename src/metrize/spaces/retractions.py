@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from metrize.linalg import addmm, phi
+from metrize.spaces.solves import solve
 
 Drag = Callable[[], Tensor]
 
@@ -49,7 +50,7 @@ def horizontal_cayley(y: Tensor, pushed: Tensor, b: Tensor) -> tuple[Tensor, Dra
 
 
 def _cayley(y: Tensor, pushed: Tensor | None, s: Tensor) -> tuple[Tensor, Drag]:
-    turn = torch.linalg.solve_ex(torch.eye(s.shape[-1], dtype=s.dtype, device=s.device) - s, s)[0]
+    turn = solve(torch.eye(s.shape[-1], dtype=s.dtype, device=s.device) - s, s)
     double = 2 * y if pushed is None else torch.add(pushed, y, alpha=2)
     increment = double @ turn if pushed is None else addmm(pushed, double, turn)
     return increment, lambda: y + increment * 0.5

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metrize.linalg import addmm, householder_signs
+from metrize.spaces.solves import lu_factor
 
 _LEAST_PIVOT = 0.25  # below it `householder_signs` changes a sign
 
@@ -57,7 +58,7 @@ class ClosedForm:
         signed = y if host and bool((signs > 0).all()) else y * signs.unsqueeze(-2)
         k = signed[..., :n, :].clone()
         k.diagonal(dim1=-2, dim2=-1).add_(1)
-        lu, rows, _ = torch.linalg.lu_factor_ex(k)
+        lu, rows = lu_factor(k)
         inverse = torch.linalg.lu_solve(lu, rows, torch.eye(n, dtype=y.dtype, device=y.device).expand_as(k))
         return cls(signs, signed, inverse), host and _no_sign_changes(lu, rows)
 

@@ -4,7 +4,7 @@
 retraction. pymanopt has no Adam: its step is a projection of the gradient and its retraction (a polar factor), without
 averages. geoopt has no Grassmann manifold: its steps are RiemannianAdam on Stiefel manifolds of the same sizes.
 
-Run: ``python benchmarks/grassmann_step.py [--threads 2]`` (needs the extra ``bench``). Writes ``grassmann_step.json``
+Run: ``python benchmarks/grassmann_step.py [--threads 1]`` (needs the extra ``bench``). Writes ``grassmann_step.json``
 and ``grassmann_step.md`` beside this file.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--threads", type=int, default=1)
 parser.add_argument("--repeats", type=int, default=25)
 GIVEN = parser.parse_args()
 for library in (

@@ -1,17 +1,16 @@
 """Cost of a step of SOAP against the peers, in one run: time, its peaks, memory.
 
-Run: ``python benchmarks/soap_step.py [--periods 3] [--threads 2] [--heavyball]`` (needs ``pytorch_optimizer==4.1.0``
-and, for the last one, ``heavyball==3.2.1``, which compiles for minutes before its first step). Every optimizer steps
-the same transformer of 10.7 million parameters with the same random gradients, all in turn, so that drift of the machine
-hits all alike, and refreshes its bases every 10 steps. Writes ``soap_step.json`` and ``soap_step.md`` beside this file.
+Run: ``python benchmarks/soap_step.py [--periods 3] [--threads 2] [--heavyball]`` (needs the extra ``bench``; with the
+last option HeavyBall compiles for minutes before its first step). Every optimizer takes the same steps with random
+gradients on a transformer of 10.7 million parameters, all in turn, so that drift of the machine hits all alike, and
+refreshes its bases every 10 steps. Writes ``soap_step.json`` and ``soap_step.md`` beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import itertools
 import json
-import platform
 import statistics
 import time
 import warnings
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import Step, Times, interleave, machine
 from torch import Tensor, nn
 
 import metrize
@@ -60,49 +60,33 @@ BUILDS: dict[str, Build] = {
 REFERENCE = "metrize"
 
 
-@dataclasses.dataclass
-class Runner:
-    """One optimizer with a copy of the model's parameters, and the milliseconds of its steps."""
-
-    params: list[nn.Parameter]
-    optimizer: Optimizer
-    times: list[float] = dataclasses.field(default_factory=list)
-    first: float = 0.0
-
-    def step(self, seed: int, count: bool) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        for p in self.params:
-            p.grad = torch.randn(p.shape, generator=generator).mul_(1e-2)
-        start = time.perf_counter()
-        self.optimizer.step()
-        elapsed = 1e3 * (time.perf_counter() - start)
-        if count:
-            self.times.append(elapsed)
-        else:
-            self.first += elapsed
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.times)
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.times)
+def model() -> list[nn.Parameter]:
+    return list(GPT(width=384, layers=6, heads=6, context=256, generator=torch.Generator().manual_seed(0)).parameters())
 
 
-def runner(build: Build) -> Runner:
-    model = GPT(width=384, layers=6, heads=6, context=256, generator=torch.Generator().manual_seed(0))
-    params = list(model.parameters())
-    return Runner(params, build(params))
+def gradients(count: int = 6) -> list[list[Tensor]]:
+    """Random gradients, enough for factors of full rank."""
+    generator = torch.Generator().manual_seed(1)
+    return [[torch.randn(p.shape, generator=generator).mul_(1e-2) for p in model()] for _ in range(count)]
 
 
-def measured(names: list[str], builds: dict[str, Build], periods: int) -> dict[str, Runner]:
-    """Whole periods of every optimizer, all in turn, after the two steps that make the state and the first bases."""
-    runners = {name: runner(builds[name]) for name in names}
-    for step in range(2 + periods * PERIOD):
-        for one in runners.values():
-            one.step(step, count=step >= 2)
-    return runners
+def stepping(optimizer: Optimizer, grads: list[list[Tensor]]) -> Step:
+    """A step with the next gradients of an endless row."""
+    params = optimizer.param_groups[0]["params"]
+    row = itertools.cycle(grads)
+
+    def step() -> None:
+        for p, grad in zip(params, next(row), strict=True):
+            p.grad = grad
+        optimizer.step()
+
+    return step
+
+
+def seconds(step: Step) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
 
 
 def tensors(content: Any) -> Iterator[Tensor]:
@@ -113,37 +97,46 @@ def tensors(content: Any) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
-def state_share(one: Runner) -> float:
+def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def state_share(optimizer: Optimizer) -> float:
     """Bytes of state over bytes of parameters."""
-    return sum(t.nbytes for t in tensors(dict(one.optimizer.state))) / sum(p.nbytes for p in one.params)
+    kept = sum(t.nbytes for t in tensors(dict(optimizer.state)))
+    return kept / sum(p.nbytes for p in parameters(optimizer))
 
 
-def formula_share(params: list[nn.Parameter]) -> float:
+def formula_share() -> float:
     """The same by the paper's count: ``2 m^2 + 2 n^2 + 2 m n`` for a matrix, ``2 n`` for a vector."""
-    full = sum(2 * sum(d * d for d in p.shape) + 2 * p.numel() if p.ndim > 1 else 2 * p.numel() for p in params)
-    return full / sum(p.numel() for p in params)
+    params = model()
+    factors = sum(2 * d * d for p in params if p.ndim > 1 for d in p.shape)
+    size = sum(p.numel() for p in params)
+    return (factors + 2 * size) / size
 
 
-def report(runners: dict[str, Runner]) -> str:
-    size = sum(p.numel() for p in runners[REFERENCE].params)
+def report(times: Times, optimizers: dict[str, Optimizer], first: dict[str, float]) -> str:
+    size = sum(p.numel() for p in model())
+    count = len(times[REFERENCE])
     lines = [
         "# Cost of a step of SOAP",
         "",
         f"Transformer of {size / 1e6:.1f}M parameters, 24 hidden matrices of width 384, bases refreshed every {PERIOD} "
-        f"steps; torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, float32; "
-        f"{len(runners[REFERENCE].times)} interleaved steps. Written by `benchmarks/soap_step.py`.",
+        f"steps; {machine()}, float32; {count} interleaved steps. Written by `benchmarks/soap_step.py`.",
         "",
         "| optimizer | mean ms | over metrize | median ms | slowest ms | slowest over median | state over parameters |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, one in runners.items():
+    for name, each in times.items():
+        mean, median = statistics.fmean(each), statistics.median(each)
+        over = mean / statistics.fmean(times[REFERENCE])
         lines.append(
-            f"| {name} | {one.mean:.0f} | {one.mean / runners[REFERENCE].mean:.2f} | {one.median:.0f} | "
-            f"{max(one.times):.0f} | {max(one.times) / one.median:.2f} | {state_share(one):.2f} |"
+            f"| {name} | {mean:.0f} | {over:.2f} | {median:.0f} | {max(each):.0f} | {max(each) / median:.2f} | "
+            f"{state_share(optimizers[name]):.2f} |"
         )
-    lines += ["", f"State of the full form by the paper's count: {formula_share(runners[REFERENCE].params):.2f}."]
-    lines += ["", "| optimizer | first two steps, s |", "|---|---|"]
-    lines += [f"| {name} | {one.first / 1e3:.1f} |" for name, one in runners.items()]
+    lines += ["", f"State of the full form by the paper's count: {formula_share():.2f}."]
+    lines += ["", "| optimizer | first step, s |", "|---|---|"]
+    lines += [f"| {name} | {value:.1f} |" for name, value in first.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -155,10 +148,12 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     builds = BUILDS | ({"HeavyBall": heavyball} if given.heavyball else {})
-    runners = measured(list(builds), builds, given.periods)
-    text = report(runners)
-    times = {name: {"ms": one.times, "first ms": one.first} for name, one in runners.items()}
-    (HERE / "soap_step.json").write_text(json.dumps(times) + "\n")
+    optimizers, grads = {name: build(model()) for name, build in builds.items()}, gradients()
+    steps = {name: stepping(optimizer, grads) for name, optimizer in optimizers.items()}
+    first = {name: seconds(step) for name, step in steps.items()}
+    times = interleave(steps, repeats=given.periods * PERIOD, warmup=1)
+    text = report(times, optimizers, first)
+    (HERE / "soap_step.json").write_text(json.dumps({"ms": times, "first s": first}) + "\n")
     (HERE / "soap_step.md").write_text(text)
     print(text)
 

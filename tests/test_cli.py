@@ -75,7 +75,8 @@ def test_list_shows_the_catalogue(capsys: Output) -> None:
     assert main(["list"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in metrize.catalogue())
-    assert "step size" in text
+    assert str(metrize.SGD.recipe()) in text
+    assert "step_size=Given()" in text
     assert all(name in text for name in TASKS)
     assert "SymplecticStiefel()" in text
 

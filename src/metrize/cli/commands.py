@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -156,13 +156,14 @@ def list_all(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> N
     import metrize
     from metrize.lab.tasks import TASKS
 
-    recipes = {name: show.slots(optimizer) for name, optimizer in metrize.catalogue().items()}
+    named: dict[str, Any] = metrize.catalogue()
+    recipes = {name: optimizer.recipe() for name, optimizer in named.items()}
     tasks = {name: show.facts(task) for name, task in TASKS.items()}
     if as_json:
-        show.as_json({"optimizers": recipes, "tasks": tasks})
+        show.as_json({"optimizers": {name: show.slots(recipe) for name, recipe in recipes.items()}, "tasks": tasks})
     else:
-        show.table("optimizer", recipes, absent="as declared")
-        show.table("task", tasks, absent="free")
+        show.recipes(recipes, default=metrize.Recipe())
+        show.table("task", tasks)
 
 
 @data_app.command

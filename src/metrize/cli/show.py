@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     # at run time it would bring torch and matplotlib along
     from metrize.lab.report import Column, Report, Row
     from metrize.lab.tasks import Task
+    from metrize.recipe import Recipe
 
 # Characters after which a heading goes on in the next line.
 _HEADING = 14
@@ -44,9 +45,8 @@ def report(drawn: Report) -> None:
     note(f"report: {drawn.page}")
 
 
-def slots(optimizer: Any) -> dict[str, str | None]:
-    """The parts of an optimizer's own recipe as their sentences; None for a space that the weight declares."""
-    recipe = optimizer.recipe()
+def slots(recipe: Recipe) -> dict[str, str | None]:
+    """The parts of a recipe as their sentences; None for a space that the weight declares."""
     parts = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     return {name: None if part is None else str(part) for name, part in parts.items()}
 
@@ -62,11 +62,19 @@ def facts(task: Task) -> dict[str, str | None]:
     return {"about": task.about, "space": task.space, "figures": figures}
 
 
-def table(title: str, rows: Mapping[str, Mapping[str, str | None]], absent: str) -> None:
-    """A row a name, a column a fact; ``absent`` stands for a fact that is None."""
-    listed = Table(title, *(fact.replace("_", " ") for fact in next(iter(rows.values()))), **_LOOK)
+def recipes(known: Mapping[str, Recipe], default: Recipe) -> None:
+    """A row an optimizer, with what sets its recipe apart from the default one, which stands below."""
+    table("optimizer", {name: {"recipe": str(recipe)} for name, recipe in known.items()})
+    told = ", ".join(f"{slot}={part or 'as declared'}" for slot, part in slots(default).items())
+    note(f"where a recipe says nothing: {told}")
+
+
+def table(title: str, rows: Mapping[str, Mapping[str, str | None]]) -> None:
+    """A row a name, a column a fact."""
+    listed = Table(title, *next(iter(rows.values())), **_LOOK)
+    listed.columns[0].no_wrap = True
     for name, row in rows.items():
-        listed.add_row(name, *(Text(value or absent) for value in row.values()))
+        listed.add_row(name, *(Text(value or "none") for value in row.values()))
     Console().print(listed)
 
 

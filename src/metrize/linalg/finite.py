@@ -27,5 +27,6 @@ def _energy(tensor: Tensor) -> Tensor:
     if tensor.dtype == torch.float32 and tensor.is_contiguous():
         flat = tensor.view(-1)
         return torch.dot(flat, flat)
-    total = tensor.sum(dtype=None if tensor.is_complex() else torch.promote_types(tensor.dtype, torch.float32))
+    half = tensor.dtype == torch.float16  # whose sums overflow soon; all other dtypes are summed up without a copy
+    total = tensor.sum(dtype=torch.float32 if half else None)
     return total.abs().float() if tensor.is_complex() else total.float()

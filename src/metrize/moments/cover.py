@@ -50,7 +50,7 @@ class Cover(Streaming):
         return {f"{name}.{d}": ((length,), dtype) for d, length in enumerate(shape)}
 
     def stream(self, slot: Slot, state: dict[str, Tensor]) -> _CoverStream:
-        return _CoverStream([state[f"{slot.name}.{d}"] for d in range(len(slot.shape))])
+        return _CoverStream([state[f"{slot.name}.{d}"] for d in range(len(slot.shape))], self.ahead)
 
     def read(self, slot: Slot, state: dict[str, Tensor]) -> Tensor:
         return self.stream(slot, state).again(Cut(self.layout(slot.shape)))
@@ -58,25 +58,27 @@ class Cover(Streaming):
     def write(self, slot: Slot, state: dict[str, Tensor], value: Tensor) -> None:
         stream = self.stream(slot, state)
         stream.raise_to(Cut(self.layout(slot.shape)), value)
-        stream.close()
+        torch._foreach_copy_(stream.covers, stream.largest)
 
 
 class _CoverStream(Stream):
     fresh: ClassVar[bool] = True
 
-    def __init__(self, covers: list[Tensor]) -> None:
-        self.covers = covers
+    def __init__(self, covers: list[Tensor], ahead: bool) -> None:
+        self.covers, self.ahead = covers, ahead
         self.largest = [torch.zeros_like(cover) for cover in covers]
-        self.observed = False
 
-    def observe(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> None:
+    def observe(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor | None:
+        if not self.ahead:
+            return self.update(cut, value, decay, gain)
         self.raise_to(cut, value.square())
         self.decay, self.gain = decay, gain
+        return None
 
     def settle(self) -> None:
-        for cover, largest in zip(self.covers, self.largest, strict=True):
-            accumulate_(cover, largest, per_member(self.decay, cover), per_member(self.gain, cover), "linear")
-        self.observed = True
+        if self.ahead:
+            for cover, largest in zip(self.covers, self.largest, strict=True):
+                accumulate_(cover, largest, per_member(self.decay, cover), per_member(self.gain, cover), "linear")
 
     def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
         average = self.again(cut)
@@ -96,7 +98,7 @@ class _CoverStream(Stream):
             piece = piece.amax(1)  # what is left to look at is small from here on
 
     def close(self) -> None:
-        if not self.observed:
+        if not self.ahead:
             torch._foreach_copy_(self.covers, self.largest)
 
     def _part(self, cut: Cut, cover: Tensor, dim: int) -> Tensor:

@@ -97,7 +97,7 @@ class _FactoredStream(Stream):
     def observe(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> None:
         self.layout, self.decay, self.gain = cut.layout, decay, gain
         square = value.square()
-        sums = [self._sum(square, dim) for _, dim in self.factors()]
+        sums = [self._sum(cut, square, dim) for _, dim in self.factors()]
         if self._whole(cut):
             self._blend([cut.of_factor(factor, dim) for factor, dim in self.factors()], sums)
             return
@@ -111,7 +111,7 @@ class _FactoredStream(Stream):
 
     def again(self, cut: Cut) -> Tensor:
         row, col = self._parts(cut, self, lambda row, col: (row / self._mean(row), col))
-        return self._wide(row, self.pair[1]) * self._wide(col, self.pair[0])
+        return self._wide(cut, row, self.pair[1]) * self._wide(cut, col, self.pair[0])
 
     def whiten(self, cut: Cut, value: Tensor, floor: float, scale: float | Tensor) -> Tensor:
         def roots(row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,7 @@ class _FactoredStream(Stream):
             return (row / self._mean(row)).rsqrt_().mul_(per_member(scale, row)), col.rsqrt_()
 
         row, col = self._parts(cut, scale, roots)
-        return (value * self._wide(col, self.pair[0])).mul_(self._wide(row, self.pair[1]))
+        return (value * self._wide(cut, col, self.pair[0])).mul_(self._wide(cut, row, self.pair[1]))
 
     def _whole(self, cut: Cut) -> bool:
         """Whether a piece has all rows and columns of the matrices in it, whose means it knows then."""
@@ -146,17 +146,17 @@ class _FactoredStream(Stream):
     def _mean(self, row: Tensor) -> Tensor:
         return row.mean(1 + self.pair[0], keepdim=True).clamp_(min=self.floor)
 
-    def _wide(self, part: Tensor, dim: int) -> Tensor:
+    def _wide(self, cut: Cut, part: Tensor, dim: int) -> Tensor:
         """A part of a factor, shaped to broadcast with a piece."""
-        if self.kernel is None:
+        if self.kernel is None or not self._whole(cut):
             return part.unsqueeze(1 + dim)
         wide = part.flatten(0, -2) @ self._places(dim).mT.contiguous()
         return wide.view(*part.shape[:-1], *self.kernel)
 
-    def _sum(self, square: Tensor, dim: int) -> Tensor:
-        if self.kernel is None:
+    def _sum(self, cut: Cut, square: Tensor, dim: int) -> Tensor:
+        if self.kernel is None or not self._whole(cut):
             return square.sum(1 + dim)
-        sums = square.view(-1, self.kernel.numel()) @ self._places(dim)
+        sums = square.reshape(-1, self.kernel.numel()) @ self._places(dim)
         return sums.view(*square.shape[:-2], -1)
 
     def _places(self, dim: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metrize.moments.base import Kind, Moments, Slot, accumulate_
 from metrize.moments.dense import Dense
-from metrize.moments.quantized_codes import CodeBook, Map, code_book
+from metrize.moments.quantized_codes import MAPS, CodeBook, Map, code_book
 from metrize.moments.stream import Cut, Stream
 from metrize.part import Spec, choice
 
@@ -30,6 +30,8 @@ class Quantized(Moments):
         block: numbers that share a scale.
         map: ``"dynamic"``: numbers with as many digits as their exponent leaves bits for; ``"linear"``: equally spaced
             ones, and for squares none that is 0; ``"float8"``: those of the format e4m3.
+        squares: the map for averages of squares; None: `map`, and for 4 bits ``"linear"``, because a denominator that
+            was rounded to 0 makes a step too long.
         signed: averages of squares take a map with signs as well.
         smallest: tensors with fewer numbers are stored densely.
         whole_blocks: tensors whose numbers do not fill their last block are stored densely.
@@ -41,6 +43,7 @@ class Quantized(Moments):
     bits: Literal[8, 4] = 8
     block: int = 256
     map: Map = "dynamic"
+    squares: Map | None = None
     signed: bool = False
     smallest: int = 4096
     whole_blocks: bool = False
@@ -51,13 +54,20 @@ class Quantized(Moments):
     lends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        choice(self, "map", ("dynamic", "linear", "float8"))
-        if self.bits not in (8, 4) or (self.map == "float8" and self.bits != 8):
-            raise ValueError(f"Quantized(bits={self.bits!r}, map={self.map!r}): bits is 8 or 4, and 8 for 'float8'")
+        choice(self, "map", MAPS)
+        if self.squares is not None:
+            choice(self, "squares", MAPS)
+        if self.bits not in (8, 4) or (self.bits == 4 and "float8" in (self.map, self.squares)):
+            raise ValueError(f"Quantized(bits={self.bits!r}): 8 or 4, and 8 for 'float8'")
         if not isinstance(self.block, int) or self.block < 2 or self.block % 2:
             raise ValueError(f"Quantized(block={self.block!r}): an even number of at least 2")
         if not self.smallest >= 0:
             raise ValueError(f"Quantized(smallest={self.smallest!r}): a number of at least 0")
+
+    def map_of(self, kind: Kind) -> Map:
+        """The map for averages of one kind."""
+        squares: Map = "linear" if self.bits == 4 else self.map
+        return self.map if kind == "linear" else self.squares or squares
 
     @property
     def align(self) -> int:  # type: ignore[override]
@@ -75,7 +85,8 @@ class Quantized(Moments):
 
     def stream(self, slot: Slot, state: dict[str, Tensor]) -> _QuantizedStream:
         codes, scales = state[f"{slot.name}.code"], state[f"{slot.name}.scale"]
-        book = code_book(self.map, self.bits, slot.kind == "linear" or self.signed, slot.dtype, codes.device)
+        signed = self.signed or slot.kind == "linear"
+        book = code_book(self.map_of(slot.kind), self.bits, signed, slot.dtype, codes.device)
         return _QuantizedStream(slot.kind, book, self.block, codes, scales)
 
     def read(self, slot: Slot, state: dict[str, Tensor]) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Map = Literal["dynamic", "linear", "float8"]
+MAPS: tuple[str, ...] = get_args(Map)
 
 _CELLS = 2**15  # upper halves of the floats from -1 to 1
 

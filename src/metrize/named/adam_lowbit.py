@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from metrize.groups import Params
-from metrize.moments import Moments, Quantized, Split
+from metrize.moments import Quantized
 from metrize.moments.quantized_codes import Map
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
@@ -62,8 +62,8 @@ class Adam8bit(Optimizer):
 class Adam4bit(Optimizer):
     """Adam with averages in 4 bits and a scale for each block (arXiv:2309.01507).
 
-    As `Adam8bit`, with 16 numbers for each average. Those for squares are equally spaced and none is 0, because a
-    denominator that was rounded to 0 would make a step too long. Of N numbers it keeps ``N + 8 ceil(N / block)`` bytes.
+    As `Adam8bit`, with 16 numbers for each average, none of which is 0 for squares. Of N numbers it keeps
+    ``2 ceil(N / 2) + 8 ceil(N / block)`` bytes, or ``8 N`` where N is below `smallest`.
 
     Args:
         params: a module, parameters, named parameters or groups.
@@ -100,6 +100,4 @@ class Adam4bit(Optimizer):
     @staticmethod
     def recipe(block: int = 128, smallest: int = 4096, whole_blocks: bool = False) -> Recipe:
         """The five answers of this optimizer."""
-        common: dict[str, Any] = {"block": block, "smallest": smallest, "whole_blocks": whole_blocks}
-        moments: Moments = Split(Quantized(4, **common), Quantized(4, map="linear", **common))
-        return Recipe(moments=moments)
+        return Recipe(moments=Quantized(4, block, smallest=smallest, whole_blocks=whole_blocks))

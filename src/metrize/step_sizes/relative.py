@@ -11,6 +11,8 @@ from torch import Tensor
 from metrize.part import choice
 from metrize.step_sizes.base import StepSize
 
+_PIECE = 2**18
+
 
 @dataclasses.dataclass(frozen=True)
 class Relative(StepSize):
@@ -42,7 +44,10 @@ class Relative(StepSize):
         if not self.scaled_by_parameter:
             return rho
         wide = torch.promote_types(points.dtype, torch.float32)
-        norm = torch.linalg.vector_norm(points.reshape(len(points), -1), dim=1, dtype=wide)
+        # 16-bit numbers are widened before they are summed
+        parts = torch.split(points.reshape(len(points), -1), _PIECE, 1)
+        norms = [torch.linalg.vector_norm(part, dim=1, dtype=wide) for part in parts]
+        norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
         return rho.to(norm) * (norm / max(1, points[0].numel()) ** 0.5).clamp(min=self.least)
 
     def _rho(self, step: Tensor, lr: float) -> Tensor:

@@ -37,7 +37,7 @@ from matplotlib import pyplot as plt
 HERE = Path(__file__).parent
 KEPT = HERE / "soap.json"
 CONTEXT, BATCH, STEPS = 64, 32, 500
-RATES = {"AdamW": (3e-3, 1e-2, 3e-2), "SOAP": (3e-3, 1e-2, 3e-2)}
+RATES = {"AdamW": (1e-3, 3e-3, 1e-2, 3e-2), "SOAP": (1e-3, 3e-3, 1e-2, 3e-2)}
 SHORTER = (200, 250, 300, 350)
 NEVER = 10**6
 

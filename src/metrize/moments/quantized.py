@@ -113,20 +113,22 @@ class _QuantizedStream(Stream):
     def again(self, cut: Cut) -> Tensor:
         """The average of a piece as it was kept until this step."""
         codes, scales = self._kept(cut)
-        numbers = self.book.numbers(_whole(codes, self.block * self.book.bits // 8))
-        numbers.mul_(scales.unsqueeze(2))
-        return numbers.flatten(1)[:, : cut.stop - cut.start].reshape(len(codes), *cut.shape)
+        count, size = cut.stop - cut.start, self.block * self.book.bits // 8
+        numbers = self.book.numbers(_blocks(codes, size)).mul_(scales.unsqueeze(2))
+        numbers = numbers.flatten(1)[:, :count] if count % self.block else numbers
+        return numbers.reshape(len(codes), *cut.shape)
 
     def give_back(self, cut: Cut, average: Tensor) -> None:
         """Round a piece."""
-        blocks = _whole(average.reshape(len(average), -1), self.block)
+        blocks = _blocks(average, self.block)
         largest = blocks.amax(2)
         if self.book.signed:
             largest = torch.maximum(largest, blocks.amin(2).neg_())
         largest.nan_to_num_(nan=0.0, posinf=0.0)  # where no guard stands before, such a block starts anew
-        ratio = blocks / largest.where(largest > 0, 1).unsqueeze(2)
+        # 0 / 0 has a code too, and with a scale of 0 it is read as 0
+        found = self.book.nearest((blocks / largest.unsqueeze(2)).float()).view(len(blocks), -1)
         codes, scales = self._kept(cut)
-        codes.copy_(self.book.nearest(ratio.float()).flatten(1)[:, : codes.shape[1]])
+        codes.copy_(found if found.shape == codes.shape else found[:, : codes.shape[1]])
         scales.copy_(largest)
 
     def _kept(self, cut: Cut) -> tuple[Tensor, Tensor]:
@@ -135,8 +137,8 @@ class _QuantizedStream(Stream):
         return self.codes[:, first:last], self.scales[:, cut.start // self.block : -(-cut.stop // self.block)]
 
 
-def _whole(rows: Tensor, size: int) -> Tensor:
-    """Rows ``[B, N]`` as blocks ``[B, ceil(N / size), size]``, the last one filled up with zeros."""
-    missing = -rows.shape[1] % size
-    rows = torch.nn.functional.pad(rows, (0, missing)) if missing else rows
-    return rows.reshape(len(rows), -1, size)
+def _blocks(stack: Tensor, size: int) -> Tensor:
+    """Rows ``[B, ...]`` as blocks ``[B, ceil(N / size), size]``, the last one filled up with zeros."""
+    missing = -stack[0].numel() % size
+    rows = torch.nn.functional.pad(stack.reshape(len(stack), -1), (0, missing)) if missing else stack
+    return rows.reshape(len(stack), -1, size)

@@ -44,8 +44,8 @@ class CodeBook:
         Between two numbers equally near it is the one farther from 0. Of the result the lower byte counts.
         """
         pattern = _ascending_(ratio.view(torch.int32), self.signed)
-        cell = pattern >> 16
-        codes = self.cells.index_select(0, cell.view(-1)).view_as(cell).add_(pattern).bitwise_right_shift_(16)
+        cell = (pattern >> 16).view(-1)
+        codes = self.cells.index_select(0, cell).view_as(pattern).add_(pattern).bitwise_right_shift_(16)
         if self.bits == 8:
             return codes
         two = codes.to(torch.uint8).view(torch.int16)  # the first code of each pair in the lower byte
@@ -53,10 +53,10 @@ class CodeBook:
 
     def numbers(self, codes: Tensor) -> Tensor:
         """What bytes of codes stand for, ``[..., N bits / 8] -> [..., N]``."""
+        index = codes.to(torch.int32).view(-1)
         if self.bits == 8:
-            return self.values.index_select(0, codes.reshape(-1).to(torch.int32)).view(codes.shape)
-        pairs = self.pairs.index_select(0, codes.reshape(-1).to(torch.int32)).view(codes.shape)
-        return torch.view_as_real(pairs).flatten(-2)
+            return self.values.index_select(0, index).view(codes.shape)
+        return torch.view_as_real(self.pairs.index_select(0, index)).view(*codes.shape[:-1], -1)
 
 
 @functools.lru_cache

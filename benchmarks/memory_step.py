@@ -72,6 +72,7 @@ class PlainSMMF:
 
 def builders() -> dict[str, dict[str, Build]]:
     """Ours, by name, and the peers of each; the first one of a family is ours."""
+    import bitsandbytes
     import pytorch_optimizer as peers
     from came_pytorch import CAME
     from transformers.optimization import Adafactor
@@ -99,6 +100,11 @@ def builders() -> dict[str, dict[str, Build]]:
         "SM3": {
             "SM3, metrize": metrize.SM3,
             "SM3, pytorch_optimizer": lambda p: peers.SM3(p, lr=0.1, momentum=0.9),
+        },
+        "few bits": {
+            "Adam in 8 bits, metrize": metrize.Adam8bit,
+            "Adam in 4 bits, metrize": metrize.Adam4bit,
+            "AdamW in 8 bits, bitsandbytes": bitsandbytes.optim.AdamW8bit,
         },
         "others": {
             "Adam-mini, metrize": metrize.AdamMini,

@@ -1,8 +1,8 @@
 """What do the choices inside low-rank optimizers change? A small transformer on an order-2 Markov source.
 
 24 symbols, transitions drawn from Dirichlet(0.15); 2 layers of width 64, context 32, batch 32, 500 steps with 50 steps
-of warm-up and then linear to zero, gradients clipped to norm 1; every matrix is projected, embeddings too. The figure is
-the validation loss in nats, mean and deviation over seeds.
+of warm-up and then linear to zero, gradients clipped to norm 1; every matrix is projected, embeddings too. The figure
+is the validation loss in nats, mean and deviation over seeds.
 
 Run: ``python experiments/lowrank_markov.py [--seeds 3] [--threads 1]``; it goes on where it was stopped. Writes
 ``lowrank_markov.json`` and ``lowrank_markov.md`` beside this file.

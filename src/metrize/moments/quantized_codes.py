@@ -27,14 +27,12 @@ class CodeBook:
     Args:
         bits: of a code, 8 or 4.
         signed: whether some of the numbers are negative.
-        values: the numbers by code, ``[2^bits]``; unused codes at the end stand for 0.
-        pairs: the two numbers of a byte of 4-bit codes, as complex ones.
+        pairs: the numbers of two codes as a complex one, ``[2^(2 bits)]``, because codes are looked up two at a time.
         cells: the table.
     """
 
     bits: int
     signed: bool
-    values: Tensor
     pairs: Tensor
     cells: Tensor
 
@@ -53,19 +51,18 @@ class CodeBook:
 
     def numbers(self, codes: Tensor) -> Tensor:
         """What bytes of codes stand for, ``[..., N bits / 8] -> [..., N]``."""
-        index = codes.to(torch.int32).view(-1)
-        if self.bits == 8:
-            return self.values.index_select(0, index).view(codes.shape)
-        return torch.view_as_real(self.pairs.index_select(0, index)).view(*codes.shape[:-1], -1)
+        two = codes.view(torch.uint16) if self.bits == 8 else codes
+        pairs = self.pairs.index_select(0, two.to(torch.int32).view(-1))
+        return torch.view_as_real(pairs).view(*codes.shape[:-1], -1)
 
 
 @functools.lru_cache
 def code_book(kind: Map, bits: int, signed: bool, dtype: torch.dtype, device: torch.device) -> CodeBook:
     """The book of a map, with numbers in a dtype and tables on a device."""
     numbers = numbers_of(kind, bits, signed)
-    values = torch.nn.functional.pad(numbers, (0, 2**bits - len(numbers))).to(device, dtype)
-    first, second = torch.meshgrid(values[:16], values[:16], indexing="xy")
-    return CodeBook(bits, signed, values, torch.complex(first, second).flatten(), _cells(numbers).to(device))
+    values = torch.nn.functional.pad(numbers, (0, 2**bits - len(numbers))).to(device, dtype)  # some may be unused
+    first, second = torch.meshgrid(values, values, indexing="xy")
+    return CodeBook(bits, signed, torch.complex(first, second).flatten(), _cells(numbers).to(device))
 
 
 def numbers_of(kind: Map, bits: int, signed: bool) -> Tensor:

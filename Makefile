@@ -13,12 +13,13 @@ demo: $(VENV)/.demo
 	rm -rf $(DEMO)
 	$(BIN)/metrize compare --task digits --model layers=16 --steps $(STEPS) --seeds $(SEEDS) --out $(DEMO)
 
+# tensors are tiny: one thread each, and a process for every core
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 # every test, the long ones too
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -15,15 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timing import Step, interleave, quartiles, ratio, spread, with_grad
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import metrize
 from metrize.lab.models.gpt import GPT
-from timing import Step, interleave, quartiles, ratio, spread, with_grad
 
 HERE = Path(__file__).parent
 torch.set_num_threads(2)
+
 
 def points(*shape: int) -> Tensor:
     return torch.linalg.qr(torch.randn(*shape))[0].contiguous()

@@ -52,7 +52,8 @@ def table(times: Times, ours: str) -> list[str]:
 
 def machine() -> str:
     """What the figures were taken on, in a line."""
-    model = next((l.split(":")[1].strip() for l in _cpuinfo() if l.startswith("model name")), platform.processor())
+    told = (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name"))
+    model = next(told, platform.processor())
     return f"{model or 'CPU'}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 

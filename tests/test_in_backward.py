@@ -68,12 +68,18 @@ def test_a_checkpoint_goes_from_one_mode_to_the_other():
     torch.testing.assert_close(list(model.parameters()), list(other.parameters()))
 
 
+def _alive(model):
+    return sum(p.grad is not None for p in model.parameters())
+
+
 def test_one_gradient_lives_at_a_time():
     model = _model("")
     metrize.InBackward(metrize.AdamW(model))
     alive = []
     for p in model.parameters():
-        p.register_post_accumulate_grad_hook(lambda _: alive.append(sum(q.grad is not None for q in model.parameters())))
+        p.register_post_accumulate_grad_hook(
+            lambda _: alive.append(sum(q.grad is not None for q in model.parameters()))
+        )
     _loss(model, 0).backward()
     assert alive == [0] * 6  # it ran before these hooks, and freed what it used
     assert all(p.grad is None for p in model.parameters())

@@ -32,7 +32,7 @@ def measured(optimizer: Optimizer) -> Iterator[dict[str, Sizes]]:
     """Measure the steps taken inside the ``with`` block, without asking the device for a single number.
 
     The norm of a parameter is the one its rule descends in: `MaxEntry` for Adam, the norm of a `Steepest` rule for that
-    one. Weights that grow, or updates that shrink, in the output layer's norm are the first sign of a learning rate that
+    one. Weights that grow, or updates that shrink, in the norm of the output layer are the first sign of a rate that
     does not fit the width (arXiv:2510.03871). It costs a copy of the parameters.
 
     Args:

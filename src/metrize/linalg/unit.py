@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 _SAFE = (1e-15, 1e15)  # lengths whose squares keep their digits in float32, with those of all entries that matter
 
 

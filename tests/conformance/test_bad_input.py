@@ -233,7 +233,6 @@ def test_numbers_out_of_range_are_refused(make: Callable[..., Any], options: dic
         (lambda: metrize.parse("__import__('os').system('true')"), ValueError, "named arguments|unknown part"),
         (lambda: metrize.parse_space("Dense()"), ValueError, "is a Dense, not a space"),
     ],
-    ids=str,
 )
 def test_sentences_that_make_no_sense_are_refused(make: Callable[[], Any], error: type, match: str) -> None:
     with pytest.raises(error, match=match):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import metrize
@@ -58,3 +60,21 @@ METHODS: dict[str, Build] = {
 
 def finite(*tensors: Tensor) -> bool:
     return all(bool(t.isfinite().all()) for t in tensors)
+
+
+def grads(shape: tuple[int, ...], kind: str, step: int) -> Tensor:
+    """Gradients a storage might stumble over."""
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+    if kind == "zero" or (kind == "zero first" and step < 2):
+        return torch.zeros(shape)
+    if kind == "zero rows" and grad.ndim > 1 and grad.numel():
+        grad[..., 0] = 0
+        grad[0] = 0
+    if kind == "one entry":
+        flat = torch.zeros(math.prod(shape))
+        flat[-1:] = 1.0
+        return flat.reshape(shape)
+    return grad * {"tiny": 1e-18, "huge": 1e15}.get(kind, 1.0)
+
+
+KINDS = ["plain", "zero", "zero first", "zero rows", "one entry", "tiny", "huge"]

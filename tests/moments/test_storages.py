@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from methods import METHODS, Build, finite
+from methods import KINDS, METHODS, Build, finite, grads
 from torch import Tensor, nn
 
 import metrize
@@ -21,24 +21,6 @@ from metrize.moments import Slot
 SHAPES = [(), (1,), (7,), (97,), (12, 1), (1, 9), (3, 5), (8, 6), (2, 3, 4), (5, 1, 7), (4, 3, 3, 3), (6, 5, 1, 1)]
 SHAPES += [(2, 1, 3, 2, 2), (0,), (3, 0)]
 EVERY = pytest.mark.parametrize("build", METHODS.values(), ids=METHODS)
-
-
-def grads(shape: tuple[int, ...], kind: str, step: int) -> Tensor:
-    """Gradients a storage might stumble over."""
-    grad = torch.randn(shape, generator=torch.Generator().manual_seed(step))
-    if kind == "zero" or (kind == "zero first" and step < 2):
-        return torch.zeros(shape)
-    if kind == "zero rows" and grad.ndim > 1 and grad.numel():
-        grad[..., 0] = 0
-        grad[0] = 0
-    if kind == "one entry":
-        flat = torch.zeros(math.prod(shape))
-        flat[-1:] = 1.0
-        return flat.reshape(shape)
-    return grad * {"tiny": 1e-18, "huge": 1e15}.get(kind, 1.0)
-
-
-KINDS = ["plain", "zero", "zero first", "zero rows", "one entry", "tiny", "huge"]
 
 
 @EVERY
@@ -106,6 +88,28 @@ def test_a_batch_of_equal_tensors_is_each_of_them_alone(build: Build) -> None:
 
     for mine, alone in zip(run(True), run(False), strict=True):
         torch.testing.assert_close(mine, alone, rtol=2e-6, atol=1e-7)
+
+
+def test_the_relative_step_follows_its_schedule() -> None:
+    """A parameter that is zero moves by the least size; the first steps by the bound, later ones by 1 / sqrt(t)."""
+
+    def moved(steps: int, **options: Any) -> list[float]:
+        p = nn.Parameter(torch.zeros(4, 4))
+        optimizer = metrize.Adafactor([p], eps=(1e-30, 0.01), **options)
+        sizes = []
+        for _ in range(steps):
+            before = p.detach().clone()
+            p.grad = torch.ones(4, 4)
+            optimizer.step()
+            sizes.append(float((p.detach() - before).abs().mean()))
+        return sizes
+
+    assert moved(1)[0] == pytest.approx(0.01 * 0.01)
+    assert moved(1, lr=0.5)[0] == pytest.approx(0.5 * 0.01)
+    assert moved(2, lr=2.0, relative_step=True) == pytest.approx([0.01, 0.01 / 2**0.5])
+    assert moved(2, lr=2.0, relative_step=True, scale_parameter=False) == pytest.approx([1.0, 1 / 2**0.5])
+    assert moved(2, warmup_init=True) == pytest.approx([1e-8, 2e-8])
+    assert moved(2, lr=0.0) == [0.0, 0.0]
 
 
 # Checkpoints

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from methods import METHODS, Build
+from methods import KINDS, METHODS, Build, finite, grads
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -72,6 +72,37 @@ def test_pieces_give_the_numbers_of_the_whole(name: str, dtype: torch.dtype) -> 
         tight = 1e-12 if tight == 1e-6 and dtype == torch.float64 else tight
         scale = float(whole.abs().max())
         assert float((mine.double() - whole.double()).abs().max()) <= tight * scale, f"{shape}"
+
+
+@EVERY
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_gradient_makes_a_nan_in_pieces(name: str, kind: str) -> None:
+    params = [nn.Parameter(torch.ones(shape)) for shape in ((16, 12), (5, 8, 3, 3))]
+    optimizer = METHODS[name](params)
+    with pieces(48):
+        for step in range(3):
+            for p in params:
+                p.grad = grads(tuple(p.shape), kind, step)
+            optimizer.step()
+    for p in params:
+        assert finite(p, *optimizer.state[p].values())
+
+
+@EVERY
+def test_a_parameter_may_change_its_memory_format(name: str) -> None:
+    start = torch.randn(6, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    changes, stays = (nn.Parameter(start.clone()) for _ in range(2))
+    changes.data = changes.data.to(memory_format=torch.channels_last)
+    optimizers = [METHODS[name]([p]) for p in (changes, stays)]
+    with pieces(64):
+        for step in range(4):
+            if step == 2:
+                changes.data = changes.data.contiguous()
+            changes.grad = stays.grad = grads(tuple(start.shape), "plain", step)
+            for optimizer in optimizers:
+                optimizer.step()
+    rtol = 8e-3 if "bfloat16" in name or "compressed" in name else 1e-5
+    torch.testing.assert_close(changes.detach(), stays.detach(), rtol=rtol, atol=1e-7)
 
 
 @EVERY

@@ -114,31 +114,33 @@ class _QuantizedStream(Stream):
         """The average of a piece as it was kept until this step."""
         codes, scales = self._kept(cut)
         count, size = cut.stop - cut.start, self.block * self.book.bits // 8
-        numbers = self.book.numbers(_blocks(codes, size)).mul_(scales.unsqueeze(2))
+        numbers = self.book.numbers(_filled(codes, size)).view(*scales.shape, self.block).mul_(scales.unsqueeze(2))
         numbers = numbers.flatten(1)[:, :count] if count % self.block else numbers
-        return numbers.reshape(len(codes), *cut.shape)
+        return numbers.reshape(codes.shape[0], *cut.shape)
 
     def give_back(self, cut: Cut, average: Tensor) -> None:
         """Round a piece."""
-        blocks = _blocks(average, self.block)
+        codes, scales = self._kept(cut)
+        blocks = _filled(average, self.block).view(*scales.shape, self.block)
         largest = blocks.amax(2)
         if self.book.signed:
             largest = torch.maximum(largest, blocks.amin(2).neg_())
         largest.nan_to_num_(nan=0.0, posinf=0.0)  # where no guard stands before, such a block starts anew
         # 0 / 0 has a code too, and with a scale of 0 it is read as 0
-        found = self.book.nearest((blocks / largest.unsqueeze(2)).float()).view(len(blocks), -1)
-        codes, scales = self._kept(cut)
+        found = self.book.nearest((blocks / largest.unsqueeze(2)).float().view(-1)).view(codes.shape[0], -1)
         codes.copy_(found if found.shape == codes.shape else found[:, : codes.shape[1]])
         scales.copy_(largest)
 
     def _kept(self, cut: Cut) -> tuple[Tensor, Tensor]:
         """Codes and scales of a piece, which begins with a block and ends with one or with the tensor."""
-        first, last = (-(-at * self.book.bits // 8) for at in (cut.start, cut.stop))
-        return self.codes[:, first:last], self.scales[:, cut.start // self.block : -(-cut.stop // self.block)]
+        count, bits = cut.stop - cut.start, self.book.bits
+        codes = self.codes.narrow(1, cut.start * bits // 8, -(-count * bits // 8))
+        return codes, self.scales.narrow(1, cut.start // self.block, -(-count // self.block))
 
 
-def _blocks(stack: Tensor, size: int) -> Tensor:
-    """Rows ``[B, ...]`` as blocks ``[B, ceil(N / size), size]``, the last one filled up with zeros."""
-    missing = -stack[0].numel() % size
-    rows = torch.nn.functional.pad(stack.reshape(len(stack), -1), (0, missing)) if missing else stack
-    return rows.reshape(len(stack), -1, size)
+def _filled(stack: Tensor, size: int) -> Tensor:
+    """All numbers of rows ``[B, ...]``, one row after the other, each filled up with zeros to a multiple of `size`."""
+    missing = -(stack.numel() // stack.shape[0]) % size
+    if missing:
+        stack = torch.nn.functional.pad(stack.reshape(stack.shape[0], -1), (0, missing))
+    return stack.reshape(-1)

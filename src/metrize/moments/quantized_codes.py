@@ -27,42 +27,43 @@ class CodeBook:
     Args:
         bits: of a code, 8 or 4.
         signed: whether some of the numbers are negative.
-        pairs: the numbers of two codes as a complex one, ``[2^(2 bits)]``, because codes are looked up two at a time.
+        values: the numbers by code, ``[2^bits]``; unused codes at the end stand for 0.
+        pairs: the two numbers of a byte of 4-bit codes, as complex ones.
         cells: the table.
     """
 
     bits: int
     signed: bool
+    values: Tensor
     pairs: Tensor
     cells: Tensor
 
     def nearest(self, ratio: Tensor) -> Tensor:
-        """The codes nearest to float32 numbers from -1 to 1, which are overwritten: ``[..., N] -> [..., N bits / 8]``.
+        """The codes nearest to float32 numbers ``[N]`` from -1 to 1, which are overwritten: ``[N bits / 8]``.
 
         Between two numbers equally near it is the one farther from 0. Of the result the lower byte counts.
         """
-        pattern = _ascending_(ratio.view(torch.int32), self.signed)
-        cell = (pattern >> 16).view(-1)
-        codes = self.cells.index_select(0, cell).view_as(pattern).add_(pattern).bitwise_right_shift_(16)
+        pattern = _ascending_(ratio, self.signed)
+        codes = self.cells.index_select(0, pattern >> 16).add_(pattern).bitwise_right_shift_(16)
         if self.bits == 8:
             return codes
         two = codes.to(torch.uint8).view(torch.int16)  # the first code of each pair in the lower byte
         return two | two >> 4
 
     def numbers(self, codes: Tensor) -> Tensor:
-        """What bytes of codes stand for, ``[..., N bits / 8] -> [..., N]``."""
-        two = codes.view(torch.uint16) if self.bits == 8 else codes
-        pairs = self.pairs.index_select(0, two.to(torch.int32).view(-1))
-        return torch.view_as_real(pairs).view(*codes.shape[:-1], -1)
+        """What bytes of codes stand for, ``[N bits / 8] -> [N]``."""
+        if self.bits == 8:
+            return self.values.index_select(0, codes.to(torch.int32))
+        return torch.view_as_real(self.pairs.index_select(0, codes.to(torch.int32))).view(-1)
 
 
 @functools.lru_cache
 def code_book(kind: Map, bits: int, signed: bool, dtype: torch.dtype, device: torch.device) -> CodeBook:
     """The book of a map, with numbers in a dtype and tables on a device."""
     numbers = numbers_of(kind, bits, signed)
-    values = torch.nn.functional.pad(numbers, (0, 2**bits - len(numbers))).to(device, dtype)  # some may be unused
-    first, second = torch.meshgrid(values, values, indexing="xy")
-    return CodeBook(bits, signed, torch.complex(first, second).flatten(), _cells(numbers).to(device))
+    values = torch.nn.functional.pad(numbers, (0, 2**bits - len(numbers))).to(device, dtype)
+    first, second = torch.meshgrid(values[:16], values[:16], indexing="xy")
+    return CodeBook(bits, signed, values, torch.complex(first, second).flatten(), _cells(numbers).to(device))
 
 
 def numbers_of(kind: Map, bits: int, signed: bool) -> Tensor:
@@ -92,13 +93,16 @@ def _decade(e: int, bits: int, signed: bool) -> Tensor:
     return (edges[1:] + edges[:-1]) / 2 * 10.0 ** (e - bits + 2)
 
 
-def _ascending_(pattern: Tensor, signed: bool) -> Tensor:
+def _ascending_(ratio: Tensor, signed: bool) -> Tensor:
     """Bit patterns of floats from -1 to 1 as integers from 0 that ascend with negative, and with positive floats.
 
     Bit 30 is 0 for such a float, and so it tells the negative ones once their bits are turned over. Without signs it is
     the pattern of the magnitude.
     """
-    return pattern.bitwise_xor_(pattern >> 31) if signed else pattern.bitwise_and_(0x7FFFFFFF)
+    if not signed:
+        return ratio.abs_().view(torch.int32)
+    pattern = ratio.view(torch.int32)
+    return pattern.bitwise_xor_(pattern >> 31)
 
 
 def _cells(numbers: Tensor) -> Tensor:
@@ -110,6 +114,6 @@ def _cells(numbers: Tensor) -> Tensor:
     inside = torch.searchsorted(middles, most, out_int32=True, right=True) - below
     used = (least >= -1) & (most <= 1)
     assert bool((inside[used] <= 1).all()), "two midpoints in one cell"
-    middle = _ascending_(middles.view(torch.int32), signed=True)[below.clamp(max=len(middles) - 1)]
+    middle = _ascending_(middles, signed=True)[below.clamp(max=len(middles) - 1)]
     carry = torch.where(inside == 1, 0x10000 - (middle & 0xFFFF), 0)
     return (below << 16) + carry.to(torch.int32) - first

@@ -122,9 +122,9 @@ def written(found: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Quality and bytes side by side",
         "",
-        "Held-out loss (mean and spread of three seeds) at the best rate of a grid of three, the training loss of steps "
-        "20 to 40, where some methods start slowly, and the bytes of state. The rate falls to 0, gradients are clipped at "
-        "1. Written by `experiments/memory_quality.py`.",
+        "Held-out loss (mean and spread of three seeds) at the best rate of a grid of three, the training loss of",
+        "steps 20 to 40, where some methods start slowly, and the bytes of state. The rate falls to 0, gradients are",
+        "clipped at 1. Written by `experiments/memory_quality.py`.",
     ]
     for task, methods in found.items():
         lines += [

@@ -19,6 +19,8 @@ _COUNTS = ("step", "phase")  # of a parameter, not of its points
 
 def frame_spec(frame: Frame, space: Space, shape: torch.Size, dtype: torch.dtype) -> Spec:
     """State of a frame for one parameter: what `Frame.state_spec` says of one point, for each of its points."""
+    if isinstance(frame, Identity):
+        return {}
     batch = space.batch_shape(shape)
     spec = frame.state_spec(point_shape(space, shape), dtype)
     return {key: (kept if key in _COUNTS else (*batch, *kept), kind) for key, (kept, kind) in spec.items()}

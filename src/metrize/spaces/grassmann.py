@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metrize.spaces.base import SpaceError
-from metrize.spaces.orthonormal import Orthonormal, pieces
+from metrize.spaces.orthonormal import Orthonormal
 from metrize.spaces.retractions import HORIZONTAL, Drag
 
 
@@ -54,8 +54,7 @@ class Grassmann(Orthonormal):
     def lift(self, points: Tensor, grad: Tensor, section: Any) -> Tensor:
         coords, n = torch.empty_like(grad), grad.shape[-1]
         coords[..., :n, :].zero_()
-        for at in pieces(grad):
-            section[at].pull(grad[at], out=coords[at][..., n:, :])
+        section.pull(grad, out=coords[..., n:, :])
         return coords
 
     def sq_norm(self, coords: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,22 +16,6 @@ from metrize.part import Spec, choice
 from metrize.spaces.base import Space, SpaceError, compute_dtype
 from metrize.spaces.retractions import RETRACTIONS, Drag
 from metrize.spaces.sections import ClosedForm, Stored, dense_complement, random_complement
-
-_PIECE = (
-    2**19
-)  # numbers of a piece of a batch: fresh memory for temporaries of all of it costs the host more than they do
-
-
-def pieces(points: Tensor) -> Iterator[Any]:
-    """Indices of parts of a batch ``[*batch, N, n]`` that go one after the other; the whole, if that is small."""
-    batch = points.shape[:-2]
-    if points.device.type != "cpu" or points.numel() <= _PIECE:
-        yield ...
-        return
-    axis = max(range(len(batch)), key=batch.__getitem__)
-    size = max(1, _PIECE * batch[axis] // points.numel())
-    for start in range(0, batch[axis], size):
-        yield (*[slice(None)] * axis, slice(start, start + size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +106,12 @@ class Orthonormal(Space, abstract=True):
 
     def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
         n = points.shape[-1]
-        for at in pieces(points):
-            y, a, b = points[at], velocity[at][..., :n, :], velocity[at][..., n:, :] if section is not None else None
-            increment, drag = self._retract(y, None if b is None else section[at].push(b), a, b)
-            if b is not None and "section" in state:
-                state["section"][at].sub_(drag() @ b.mT)
-            y.add_(increment)
+        a, b = velocity[..., :n, :], velocity[..., n:, :] if section is not None else None
+        pushed = None if b is None else section.push(b)
+        increment, drag = self._retract(points, pushed, a, b)
+        if b is not None and "section" in state:
+            state["section"].sub_(drag() @ b.mT)
+        points.add_(increment)
 
     def project(self, points: Tensor) -> Tensor:
         return newton_schulz_polish(polar(points))  # the SVD alone leaves a few roundings

@@ -7,7 +7,6 @@ A section maps a point to a rotation ``[Y, Yp]`` that takes the reference point 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,10 +62,6 @@ class ClosedForm:
         inverse = torch.linalg.lu_solve(lu, rows, torch.eye(n, dtype=y.dtype, device=y.device).expand_as(k))
         return cls(signs, signed, inverse), host and _no_sign_changes(lu, rows)
 
-    def __getitem__(self, at: Any) -> ClosedForm:
-        """The section at some points of the batch."""
-        return ClosedForm(self.signs[at], self.signed[at], self.inverse[at])
-
     def turn(self, coords: Tensor) -> Tensor:
         """Coordinates ``[A; B]`` in terms of `before` -> the same tangent vector in terms of this section.
 
@@ -108,10 +103,6 @@ class Stored:
     """A complement that is kept as a matrix and follows the point."""
 
     complement: Tensor
-
-    def __getitem__(self, at: Any) -> Stored:
-        """The section at some points of the batch."""
-        return Stored(self.complement[at])
 
     def pull(self, g: Tensor, out: Tensor | None = None) -> Tensor:
         """``Yp^T G``, ``[..., N - n, n]``, written to `out` if given."""

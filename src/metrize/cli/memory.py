@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from metrize.memory import Prediction, Target
 
 _PARTS = ("parameters", "gradients", "state", "temporary")
+_HEADINGS = ("weights", "grads", "state", "temp.")
 _COLOURS = {"parameters": "#7d8590", "gradients": "#4a9fd1", "state": "#d55e00", "temporary": "#b98300"}
 _GIB = 2**30
 
@@ -92,7 +93,7 @@ def draw(title: str, lines: list[Line], fits: float | None, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("GiB, without activations")
     axes.set_title(title)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper right", frameon=False)
     figure.savefig(path, dpi=150)
 
 
@@ -128,9 +129,12 @@ def _lines(target: Target, names: list[str] | None, dtype: str, in_backward: boo
 
 
 def _print(title: str, lines: list[Line], fits: float | None) -> None:
-    table = Table(title=f"{title}: GiB, without activations", box=box.SIMPLE_HEAD, title_justify="left")
-    for column in ("optimizer", *_PARTS, "total", *([f"fits {fits:g} GB"] if fits else [])):
-        table.add_column(column, justify="left" if column == "optimizer" else "right", no_wrap=True)
+    table = Table(
+        title=f"{title}: GiB, without activations", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left"
+    )
+    table.add_column("optimizer", no_wrap=True)
+    for heading in (*_HEADINGS, "total", *([f"≤ {fits:g} GB"] if fits else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
         if line.needs is not None:
             numbers = [f"{getattr(line.needs, part) / _GIB:.3f}" for part in (*_PARTS, "total")]

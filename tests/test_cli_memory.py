@@ -1,0 +1,43 @@
+"""``metrize memory`` tells what the library predicts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import metrize
+from metrize.cli import main
+from metrize.memory import KNOWN
+
+
+def test_every_optimizer_of_a_public_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["memory", "resnet-18", "--json"]) == 0
+    told = {line["optimizer"]: line for line in json.loads(capsys.readouterr().out)}
+    assert set(told) == set(metrize.catalogue())
+    expected = metrize.predict(KNOWN["ResNet-18"](), metrize.SMMF)
+    assert (told["SMMF"]["state"], told["SMMF"]["total"]) == (expected.state, expected.total)
+    assert "two dimensions" in told["Muon"]["reason"]  # of bare shapes it cannot tell which are hidden matrices
+
+
+def test_a_table_says_who_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--dtype", "bfloat16", "--in-backward", "--fits", "16"]
+    assert main(["memory", "LLaMA-7B", *options, "--optimizer", "SMMF", "--optimizer", "AdamW"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] in (["SMMF"], ["AdamW"])]
+    assert [(row[0], row[-1]) for row in rows] == [("SMMF", "yes"), ("AdamW", "no")]
+
+
+def test_a_task_and_a_picture(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "bytes.png"
+    assert main(["memory", "digits", "--optimizer", "Muon", "--picture", str(picture)]) == 0
+    assert "Muon" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_unknown_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["memory", "gpt-9"]) == 2
+    assert "GPT-2 small" in capsys.readouterr().err
+    assert main(["memory", "GPT-2 small", "--optimizer", "Adma"]) == 2
+    assert "Adma" in capsys.readouterr().err
+    assert main(["memory"]) == 0
+    assert "T5-small" in capsys.readouterr().out

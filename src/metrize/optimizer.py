@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metrize import checkpoint
 from metrize.bucket import Bucket, Fused
-from metrize.exchange import Exchange
+from metrize.exchange import Exchange, agree
 from metrize.frames import Frame
 from metrize.framing import point_shape
 from metrize.groups import Params, name_of, named_members, newly_declared, settle, space_of
@@ -222,7 +222,7 @@ class Optimizer(torch.optim.Optimizer):
                 bucket.gradients = []
             return
         exchange = Exchange()
-        _agree(buckets, exchange)
+        agree(buckets, exchange)
         for bucket in buckets:
             exchange.to_owners(bucket)
             bucket.compute()
@@ -347,23 +347,6 @@ def _with_rounding(params: Any, rounding: Rounding) -> Any:
         else group
         for group in entries
     ]
-
-
-def _agree(buckets: list[Bucket], exchange: Exchange) -> None:
-    """Sum what the buckets measured over the scopes of their step sizes, and tell each its sum."""
-    totals: dict[Any, Tensor] = {}
-    scopes = {}
-    for bucket in buckets:
-        share = bucket.statistics()
-        if share is not None:
-            scope = bucket.recipe.step_size.scope
-            key = (type(bucket.recipe.step_size), id(bucket.group) if scope == "group" else None)
-            totals[key] = totals[key] + share.to(totals[key].device) if key in totals else share
-            scopes[id(bucket)] = key
-    exchange.sum(list(totals.values()))
-    for bucket in buckets:
-        if id(bucket) in scopes:
-            bucket.settle(totals[scopes[id(bucket)]])
 
 
 def _apart(value: Any) -> Any:

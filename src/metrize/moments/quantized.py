@@ -93,7 +93,7 @@ class Quantized(Moments):
         return self.stream(slot, state).again(Cut(tuple(slot.shape)))
 
     def write(self, slot: Slot, state: dict[str, Tensor], value: Tensor) -> None:
-        self.stream(slot, state).give_back(Cut(tuple(slot.shape)), value)
+        self.stream(slot, state).give_back(Cut(tuple(slot.shape)), value.clone())
 
 
 @dataclasses.dataclass
@@ -107,7 +107,7 @@ class _QuantizedStream(Stream):
     def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
         average = self.again(cut)
         accumulate_(average, value, decay, gain, self.kind)
-        self.give_back(cut, average)
+        self.give_back(cut, average.clone())
         return average
 
     def again(self, cut: Cut) -> Tensor:
@@ -119,7 +119,7 @@ class _QuantizedStream(Stream):
         return numbers.reshape(codes.shape[0], *cut.shape)
 
     def give_back(self, cut: Cut, average: Tensor) -> None:
-        """Round a piece."""
+        """Round a piece, whose numbers are overwritten."""
         codes, scales = self._kept(cut)
         blocks = _filled(average, self.block).view(*scales.shape, self.block)
         largest = blocks.amax(2)
@@ -127,7 +127,7 @@ class _QuantizedStream(Stream):
             largest = torch.maximum(largest, blocks.amin(2).neg_())
         largest.nan_to_num_(nan=0.0, posinf=0.0)  # where no guard stands before, such a block starts anew
         # 0 / 0 has a code too, and with a scale of 0 it is read as 0
-        found = self.book.nearest((blocks / largest.unsqueeze(2)).float().view(-1)).view(codes.shape[0], -1)
+        found = self.book.nearest(blocks.div_(largest.unsqueeze(2)).float().view(-1)).view(codes.shape[0], -1)
         codes.copy_(found if found.shape == codes.shape else found[:, : codes.shape[1]])
         scales.copy_(largest)
 

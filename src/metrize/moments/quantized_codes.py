@@ -13,6 +13,7 @@ Map = Literal["dynamic", "linear", "float8"]
 MAPS: tuple[str, ...] = get_args(Map)
 
 _CELLS = 2**15  # upper halves of the floats from -1 to 1
+_HALF, _SIGN = torch.tensor(16, dtype=torch.int32), torch.tensor(31, dtype=torch.int32)  # else made anew at each call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class CodeBook:
         Between two numbers equally near it is the one farther from 0. Of the result the lower byte counts.
         """
         pattern = _ascending_(ratio, self.signed)
-        codes = self.cells.index_select(0, pattern >> 16).add_(pattern).bitwise_right_shift_(16)
+        codes = self.cells.index_select(0, pattern >> _HALF).add_(pattern).bitwise_right_shift_(_HALF)
         if self.bits == 8:
             return codes
         two = codes.to(torch.uint8).view(torch.int16)  # the first code of each pair in the lower byte
@@ -102,7 +103,7 @@ def _ascending_(ratio: Tensor, signed: bool) -> Tensor:
     if not signed:
         return ratio.abs_().view(torch.int32)
     pattern = ratio.view(torch.int32)
-    return pattern.bitwise_xor_(pattern >> 31)
+    return pattern.bitwise_xor_(pattern >> _SIGN)
 
 
 def _cells(numbers: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class Stream:
         raise NotImplementedError
 
     def give_back(self, cut: Cut, average: Tensor) -> None:
-        """Keep what someone made of a piece that `again` gave; see `Moments.lends`."""
+        """Keep what someone made of a piece that `again` gave, and that no one uses any more; see `Moments.lends`."""
         raise NotImplementedError
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(PIP) install -c constraints.txt -e '.[bench]'
-	$(BIN)/python benchmarks/stiefel_step.py
+	for script in benchmarks/*_step.py; do $(BIN)/python $$script || exit 1; done
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

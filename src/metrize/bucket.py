@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from metrize.moments import Averages
 from metrize.recipe import Recipe
 from metrize.rounding import Nearest
 from metrize.rules import Metric
+from metrize.seams import Seam, by_windows
 from metrize.spaces import Space
 from metrize.spaces.base import compute_dtype
 from metrize.spaces.declare import check_point, naming
@@ -40,17 +41,22 @@ class Bucket:
         space: where these parameters live.
         group: the parameter group, whose numbers are read at every step.
         indices: places of the members in the group.
+        params: what is stepped for each member: the parameter itself, or what this process steps in its stead.
         states: state of each member.
+        counts: whether what is measured of them counts in sums, or another process counts the same.
+        seams: where each member lies in its whole tensor, if they are parts.
     """
 
     recipe: Recipe
     space: Space
     group: dict[str, Any]
     indices: list[int]
+    params: list[Tensor]
     states: list[State]
+    counts: bool = True
+    seams: Sequence[Seam] = ()
 
     def __post_init__(self) -> None:
-        self.params: list[Tensor] = [self.group["params"][i] for i in self.indices]
         self.only: int | None = None  # the one member whose gradient counts, for steps inside of backward
         self.present: list[int] = []
         self.gradients: list[Tensor] = []
@@ -113,6 +119,12 @@ class Fused(Bucket):
         state = {key: [values[i] for i in self.present] for key, values in self._state.items()}
         self.gradients = []
         torch._foreach_add_(state["step"], 1)
+        if self.seams:
+            by_windows([self.seams[i] for i in self.present], params, grads, state, self._apply_kernel)
+        else:
+            self._apply_kernel(params, grads, state)
+
+    def _apply_kernel(self, params: list[Tensor], grads: list[Tensor], state: dict[str, list[Tensor]]) -> None:
         if params[0].dtype == compute_dtype(params[0].dtype):
             self.recipe.rule.fused(params, grads, state, self.group, self.recipe.decay)
         else:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metrize.groups import name_of
+from metrize.linalg import is_sharded
 from metrize.state import on_host
 
 if TYPE_CHECKING:
@@ -16,6 +17,35 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of what `state_dict` holds."""
+
+
+def save(optimizer: Optimizer, base_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Torch's own method, and the state of sharded parameters in a form that loads on any number of processes.
+
+    The user's own hooks see that form.
+    """
+
+    def publish(_: Any, packed: dict[str, Any]) -> None:
+        ids = [i for group in packed["param_groups"] for i in group["params"]]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        public = published(members(optimizer), optimizer.state)
+        for identity, parameter in zip(ids, parameters, strict=True):
+            if parameter in public:
+                packed["state"][identity] = public[parameter]
+
+    if not _sharded(optimizer):
+        return base_state_dict()
+    from metrize.sharding import members, published
+
+    hook = optimizer.register_state_dict_post_hook(publish, prepend=True)
+    try:
+        return base_state_dict()
+    finally:
+        hook.remove()
+
+
+def _sharded(optimizer: Optimizer) -> bool:
+    return any(is_sharded(p) for group in optimizer.param_groups for p in group["params"])
 
 
 def load(optimizer: Optimizer, state_dict: dict[str, Any], base_load: Callable[[dict[str, Any]], None]) -> None:
@@ -44,8 +74,10 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], base_load: Callable[[
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for identity, parameter in zip(ids, parameters, strict=True):
             if identity in saved:
-                optimizer.state[parameter] = {k: _own(k, v, parameter) for k, v in saved[identity].items()}
+                kept = local(parameter, saved[identity])
+                optimizer.state[parameter] = {k: _own(k, v, parameter) for k, v in kept.items()}
 
+    local = _taker(optimizer)
     hooks = [
         optimizer.register_load_state_dict_pre_hook(set_aside),
         optimizer.register_load_state_dict_post_hook(put_back, prepend=True),
@@ -55,6 +87,16 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], base_load: Callable[[
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _taker(optimizer: Optimizer) -> Callable[[Tensor, dict[str, Any]], dict[str, Any]]:
+    """From the saved state of a parameter to what this process keeps of it."""
+    if not _sharded(optimizer):
+        return lambda parameter, saved: saved
+    from metrize.sharding import members, taken_over
+
+    found = members(optimizer)
+    return lambda parameter, saved: taken_over(found[parameter], saved) if parameter in found else saved
 
 
 def _own(key: str, value: Any, parameter: Tensor) -> Any:

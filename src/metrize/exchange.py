@@ -2,38 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from metrize.bucket import Bucket
+from metrize.recipe import parse_recipe
+from metrize.seams import Seam
 
 
 class Exchange:
     """One process: every sum is complete and every tensor whole."""
 
+    def work(self, p: Tensor) -> Tensor | None:
+        """What this process steps for a parameter; None where another process steps it."""
+        return p
+
+    def counts(self, p: Tensor) -> bool:
+        """Whether this process adds what it measures of a parameter to the sums, or another one does."""
+        return True
+
+    def seam(self, p: Tensor) -> Seam | None:
+        """Where what this process steps lies in the whole parameter, if it is a part."""
+        return None
+
+    def agree(self, flag: bool) -> bool:
+        """Whether it is so on every process."""
+        return flag
+
+    def open(self, finite: bool) -> bool:
+        """Decide whether to step, alike on all processes, and bring gradients to where they are used.
+
+        Args:
+            finite: whether the gradients of this process are.
+        """
+        return finite
+
     def sum(self, statistics: list[Tensor]) -> None:
         """Complete the sums of all scopes in place."""
 
-    def to_owners(self, bucket: Bucket) -> None:
-        """Send rows to the process that computes their whole tensor."""
-
-    def from_owners(self, bucket: Bucket) -> None:
-        """Send the rows of the result back."""
+    def close(self) -> None:
+        """Bring the new parameters back."""
 
 
-def agree(buckets: list[Bucket], exchange: Exchange) -> None:
+def settle_sums(groups: Sequence[dict[str, Any]], buckets: Sequence[Bucket], exchange: Exchange) -> None:
     """Sum what the buckets measured over the scopes of their step sizes, and tell each its sum."""
     totals: dict[Any, Tensor] = {}
-    scopes = {}
+    for group in groups:  # and not by bucket: all processes have the same groups
+        step_size = parse_recipe(group["recipe"]).step_size
+        if step_size.scope is not None:
+            totals[_scope(group)] = torch.zeros(step_size.sums, dtype=torch.float64)
     for bucket in buckets:
         share = bucket.statistics()
-        if share is not None:
-            scope = bucket.recipe.step_size.scope
-            key = (type(bucket.recipe.step_size), id(bucket.group) if scope == "group" else None)
-            totals[key] = totals[key] + share.to(totals[key].device) if key in totals else share
-            scopes[id(bucket)] = key
+        if share is not None and bucket.counts:
+            totals[_scope(bucket.group)] = totals[_scope(bucket.group)].to(share.device) + share
     exchange.sum(list(totals.values()))
     for bucket in buckets:
-        if id(bucket) in scopes:
-            bucket.settle(totals[scopes[id(bucket)]])
+        if _scope(bucket.group) in totals:
+            bucket.settle(totals[_scope(bucket.group)])
+
+
+def _scope(group: dict[str, Any]) -> Any:
+    step_size = parse_recipe(group["recipe"]).step_size
+    return type(step_size), id(group) if step_size.scope == "group" else step_size.scope

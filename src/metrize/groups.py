@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from metrize.recipe import Recipe
@@ -58,8 +59,8 @@ def settle(group: dict[str, Any], recipe: Recipe) -> None:
             declared = declared_space(parameter) or known
             _agree(recipe, declared)
             space = recipe.space or (parse_space(declared) if declared else Vector())
+            recipe.check(space, torch.view_as_real(parameter).shape if parameter.is_complex() else parameter.shape)
             space.check(parameter)
-            recipe.check(space, parameter.shape)
             if space.flat or parameter.device.type != "meta":
                 check_point(space, parameter)
             spaces.append(declared)

@@ -13,30 +13,28 @@ import torch
 from torch import Tensor
 
 from metrize import checkpoint
-from metrize.bucket import Bucket, Fused
-from metrize.exchange import Exchange, agree
-from metrize.frames import Frame
-from metrize.framing import point_shape
+from metrize.assembly import assemble, exchange_of, trains
+from metrize.bucket import Bucket
+from metrize.exchange import Exchange, settle_sums
 from metrize.groups import Params, name_of, named_members, newly_declared, settle, space_of
-from metrize.kinds import alone, kind_of
-from metrize.linalg import all_finite
+from metrize.linalg import all_finite, held
 from metrize.part import Spec, parse
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
 from metrize.rules.steepest import Dualized
-from metrize.spaces import Space, SpaceError, declare
+from metrize.spaces import SpaceError, declare
 from metrize.spaces.base import parse_space
-from metrize.spaces.declare import check_point, declared_space, naming
-from metrize.state import new_state, real, state_spec
+from metrize.spaces.declare import declared_space
+from metrize.state import state_spec
 
 
-def _trains(p: Tensor) -> bool:
-    """Whether a parameter needs state: a frozen one does not, until it is thawed or handed a gradient."""
-    return p.requires_grad or p.grad is not None
+def _address(p: Tensor) -> int:
+    """Of the part that this process holds: a container may be given another."""
+    return id(held(p))
 
 
 # what may change in place, by `module.to`, assignments to `data` and thawing
-_TRAITS = (id, operator.attrgetter("dtype", "shape"), Tensor.stride, _trains)
+_TRAITS = (id, _address, operator.attrgetter("dtype", "shape"), Tensor.stride, trains)
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -65,6 +63,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     _buckets: list[Bucket] | None = None  # derived; rebuilt whenever parameters, spaces or recipes change
+    _exchange = Exchange()
     _signature: list[Any] | None = None
 
     def __init__(
@@ -136,10 +135,11 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        probe = not self.state and self._is_probe()
+        maybe_probe = not self.state and all(float(group["lr"]) == 0 for group in self.param_groups)
         self.init_state()
-        if not probe:
-            self._run(self.buckets)
+        # a framework asks a fresh optimizer to allocate its state, by a step with lr 0 and zero gradients
+        if not (maybe_probe and self._exchange.agree(self._idle())):
+            self._run()
         return loss
 
     @torch.no_grad()
@@ -154,13 +154,22 @@ class Optimizer(torch.optim.Optimizer):
         if self._buckets is None or self._signature != self._sign():
             self._discover()
             self._forget_orphans()
-            self._buckets = self._build()
+            self._exchange = exchange_of(self)
+            self._buckets = assemble(self, self._exchange)
             self._signature = self._sign()
 
     @property
     def buckets(self) -> list[Bucket]:
         """The parameters as they are stepped together, as of the last `init_state`."""
         return self._buckets or []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a checkpoint needs: tensors, numbers and text.
+
+        Of parameters that are sharded it holds DTensors, cut anew by rows where one process keeps the whole; that is a
+        collective, and all processes of the mesh call it.
+        """
+        return checkpoint.save(self, super().state_dict)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint, every tensor in its own dtype.
@@ -207,32 +216,30 @@ class Optimizer(torch.optim.Optimizer):
                 signature.extend(map(trait, group["params"]))
         return signature
 
-    def _is_probe(self) -> bool:
-        """Whether a framework asks a fresh optimizer to allocate its state, by a step with lr 0 and zero gradients."""
-        if any(float(group["lr"]) != 0 for group in self.param_groups):
-            return False
+    def _idle(self) -> bool:
+        """Whether there is no gradient other than zero in this process."""
         grads = (p.grad for group in self.param_groups for p in group["params"])
-        return not any(grad is not None and bool(grad.any()) for grad in grads)
+        return not any(grad is not None and bool(held(grad).any()) for grad in grads)
 
-    def _run(self, buckets: list[Bucket]) -> None:
-        for bucket in buckets:
-            bucket.gather()
-        if not self._may_step(buckets):
-            for bucket in buckets:
-                bucket.gradients = []
+    def _run(self) -> None:
+        """One step of all parameters, phase by phase; nothing is touched before all processes agreed to take it."""
+        if not self._exchange.open(self._finite()):
+            self._skip()
             return
-        exchange = Exchange()
-        agree(buckets, exchange)
-        for bucket in buckets:
-            exchange.to_owners(bucket)
+        for bucket in self.buckets:
+            bucket.gather()
+        settle_sums(self.param_groups, self.buckets, self._exchange)
+        for bucket in self.buckets:
             bucket.compute()
-            exchange.from_owners(bucket)
             bucket.apply()
+        self._exchange.close()
 
-    def _may_step(self, buckets: list[Bucket]) -> bool:
-        """Whether the gradients are usable; decided for the whole model before anything is touched."""
-        if all_finite([g for bucket in buckets if bucket.group["skip_nonfinite"] for g in bucket.gradients]):
-            return True
+    def _finite(self) -> bool:
+        """Whether the gradients that this process holds are usable, in groups that ask for it."""
+        guarded = (p.grad for group in self.param_groups if group["skip_nonfinite"] for p in group["params"])
+        return all_finite([held(g) for g in guarded if g is not None and g.layout == torch.strided])
+
+    def _skip(self) -> None:
         self.param_groups[0]["skipped_steps"] += 1
         warnings.warn(
             f"the gradient of {self._first_nonfinite()!r} is not finite: step skipped, nothing was changed "
@@ -240,14 +247,13 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeWarning,
             stacklevel=6,
         )
-        return False
 
     def _first_nonfinite(self) -> str:
         for group in self.param_groups:
             for index, p in enumerate(group["params"]):
-                if p.grad is not None and not all_finite([p.grad]):
+                if p.grad is not None and not all_finite([held(p.grad)]):
                     return name_of(group, index)
-        return "a parameter"
+        return "a parameter of another process"
 
     def _discover(self) -> None:
         """Take in declarations that came to light since construction, and refuse gradients no rule can use."""
@@ -269,71 +275,6 @@ class Optimizer(torch.optim.Optimizer):
         live = {p for group in self.param_groups for p in group["params"]}
         for parameter in [p for p in self.state if p not in live]:
             del self.state[parameter]
-
-    def _build(self) -> list[Bucket]:
-        members: dict[Any, tuple[type[Bucket], Recipe, Space, dict[str, Any], list[int]]] = {}
-        known = {id(p) for p, state in self.state.items() if "phase" in state}
-        for at, group in enumerate(self.param_groups):
-            recipe = parse_recipe(group["recipe"])
-            for index, p in enumerate(group["params"]):
-                if not _trains(p):
-                    continue
-                space = space_of(group, index, recipe)
-                kind = kind_of(recipe, space, p, group)
-                key = (at, kind, space, p.dtype, p.device, *alone(kind, p, index))
-                members.setdefault(key, (kind, recipe, space, group, []))[-1].append(index)
-                self._ensure_state(group, index, space, kind)
-        self._stagger(known)
-        self._seed()
-        return [
-            kind(recipe, space, group, chosen, [self.state[group["params"][i]] for i in chosen])
-            for kind, recipe, space, group, chosen in members.values()
-        ]
-
-    def _stagger(self, known: set[int]) -> None:
-        """Spread the refreshes of new frames over their period, the costly ones first, each where least is to do."""
-        costs: dict[Frame, dict[Tensor, float]] = defaultdict(dict)
-        for group in self.param_groups:
-            recipe = parse_recipe(group["recipe"])
-            for index, p in enumerate(group["params"]):
-                if "phase" in self.state.get(p, {}):
-                    shape = point_shape(space_of(group, index, recipe), real(p).shape)
-                    costs[recipe.frame][p] = recipe.frame.cost(shape)
-        for frame, members in costs.items():
-            load: dict[int, float] = defaultdict(float)
-            places = range(min(frame.period, len(members)))  # a period may be longer than any list
-            for p in sorted(members, key=lambda p: (id(p) not in known, -members[p])):
-                if id(p) not in known:
-                    self.state[p]["phase"].fill_(min(places, key=load.__getitem__))
-                load[int(self.state[p]["phase"]) % frame.period] += members[p]
-
-    def _seed(self) -> None:
-        """Give each parameter random numbers of its own: a fresh seed is its place in the optimizer, counted from 1."""
-        members = (p for group in self.param_groups for p in group["params"])
-        for place, p in enumerate(members, start=1):
-            for key, seed in self.state.get(p, {}).items():
-                if key.rpartition(".")[2] == "seed" and not seed.any():
-                    seed.fill_(place)
-
-    def _ensure_state(self, group: dict[str, Any], index: int, space: Space, kind: type[Bucket]) -> None:
-        recipe = parse_recipe(group["recipe"])
-        p = group["params"][index]
-        spec = self.spec(group, index)
-        for key, value in self.state[p].items():
-            if key in spec and tuple(value.shape) != tuple(spec[key][0]):  # a kernel would write past the end
-                raise ValueError(
-                    f"parameter {name_of(group, index)!r} has shape {tuple(p.shape)} now, but its state {key} has "
-                    f"{tuple(value.shape)}; change both together, or delete optimizer.state[parameter] to start anew"
-                )
-        missing = {key: spec[key] for key in spec.keys() - self.state[p].keys()}
-        if missing:
-            host = torch.device("cpu")
-            with naming(name_of(group, index)):
-                check_point(space, p)
-            fresh = new_state(spec, recipe, space, p, p.device if kind is Fused else host)
-            self.state[p].update({key: fresh[key] for key in spec if key in missing})
-        for key, (_, dtype) in spec.items():
-            self.state[p][key] = self.state[p][key].to(dtype)  # a model converted between steps
 
 
 def _with_rounding(params: Any, rounding: Rounding) -> Any:

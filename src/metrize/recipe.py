@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import torch
@@ -13,8 +14,11 @@ from metrize.moments import Dense, Moments
 from metrize.part import Part, choice, parse
 from metrize.rounding import Nearest, Rounding
 from metrize.rules import Adam, Rule
-from metrize.spaces import Space, SpaceError
+from metrize.spaces import Space, SpaceError, Vector
 from metrize.step_sizes import Given, StepSize
+
+_YIELDING = ("decay", "moments", "step_size", "frame", "rule")  # slots, in the order in which they are given up
+_FEWEST_FIRST = [slots for count in range(6) for slots in itertools.combinations(_YIELDING, count)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Recipe(Part):
 
     Raises:
         TypeError: something that does not belong in its slot.
-        ValueError: an unknown decay, or one that the rule does not know.
+        ValueError: an unknown decay.
     """
 
     space: Space | None = None
@@ -59,8 +63,6 @@ class Recipe(Part):
             self._check(slot, kind)
         if self.space is not None:
             self._check("space", Space)
-        if self.decay == "natural" and type(self.rule).prior is Rule.prior:
-            raise ValueError(f"decay='natural' with rule={self.rule}, which has no natural gradient; use FAdam()")
 
     def _check(self, slot: str, kind: type[Part]) -> None:
         value = getattr(self, slot)
@@ -76,27 +78,66 @@ class Recipe(Part):
     def check(self, space: Space, shape: torch.Size) -> None:
         """Refuse what these parts cannot do together with a space or a shape.
 
+        Args:
+            space: where the tensor lives.
+            shape: of the tensor; complex numbers count as pairs.
+
         Raises:
             SpaceError: with the reason and the nearest sentence that works.
         """
-        for slot in ("frame", "moments", "rule", "step_size"):
+        if reason := self._objection(space, shape):
+            nearest = self.nearest(space, shape)
+            raise SpaceError(reason if nearest is None else f"{reason}; the nearest sentence that works: {nearest}")
+
+    def nearest(self, space: Space, shape: torch.Size) -> Recipe | None:
+        """The sentence that works with the fewest slots put back to their defaults; None: there is none.
+
+        A tensor for which nothing works on its space is left free.
+
+        Args:
+            space: as in `check`.
+            shape: as in `check`.
+        """
+        default, free = Recipe(), Vector()
+        for where, start in ((space, self), (free, self.replace(space=free))):
+            for slots in _FEWEST_FIRST:
+                candidate = start.replace(**{slot: getattr(default, slot) for slot in slots})
+                if not candidate._objection(where, shape):
+                    return candidate
+        return None
+
+    def _objection(self, space: Space, shape: torch.Size) -> str:
+        """The reason why these parts do not go together; empty where they do."""
+        try:
+            self._fit(space, shape)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _fit(self, space: Space, shape: torch.Size) -> None:
+        """Raise a ValueError with the reason why these parts do not go together."""
+        space.check_shape(shape)
+        self._live_on(space)
+        if absent := [key for key in self.step_size.reads() if key not in self.hyper()]:
+            raise ValueError(f"step_size={self.step_size} reads {', '.join(absent)}, which rule={self.rule} has not")
+        points, plain = space.points(torch.empty(1, *shape, device="meta")), isinstance(self.frame, Identity)
+        if not plain:
+            space.framed(points)  # which some spaces refuse
+        coords = self.frame.shape(points.shape[1:])
+        kept = shape if plain else coords
+        self.rule.check_shape(coords)
+        self.step_size.check_shape(shape)
+        self.moments.of(kept, "square").check_shape(kept)
+
+    def _live_on(self, space: Space) -> None:
+        for slot in ("frame", "rule", "step_size"):
             part = getattr(self, slot)
             if part.flat_only and not space.flat:
-                raise SpaceError(
-                    f"{slot}={part} is for tensors in a vector space, and this one lives on {space}; leave out "
-                    f"{slot} for this parameter"
-                )
-        if not (space.flat or isinstance(self.frame, Identity)):
-            space.framed(space.points(torch.empty(1, *shape, device="meta")))  # which some spaces refuse
+                raise ValueError(f"{slot}={part} is for tensors in a vector space, and this one lives on {space}")
+        if self.decay == "natural" and type(self.rule).prior is Rule.prior:
+            raise ValueError(f"decay='natural' with rule={self.rule}, which has no natural gradient; use FAdam()")
         if self.decay in ("cautious", "natural") and not (space.flat or space.compact):
-            raise SpaceError(f"decay={self.decay!r} has no meaning on {space}; use decay='decoupled'")
-        try:
-            self.frame.check_shape(shape)
-            self.rule.check_shape(shape)
-            if isinstance(self.frame, Identity):
-                self.moments.of(shape, "square").check_shape(shape)
-        except ValueError as error:
-            raise SpaceError(str(error)) from None
+            raise ValueError(f"decay={self.decay!r} has no meaning on {space}; use decay='decoupled'")
 
     def in_place(self, dtype: torch.dtype) -> bool:
         """Whether the averages lie in memory just as torch's own kernels want them, in this dtype of arithmetic."""

@@ -82,6 +82,11 @@ def real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
+def drawn(key: str) -> bool:
+    """Whether a state is a seed, so that what it leads to depends on the place of every entry."""
+    return key.rpartition(".")[2] == "seed"
+
+
 @torch.no_grad()
 def new_state(spec: Spec, recipe: Recipe, space: Space, parameter: Tensor, step_device: torch.device) -> State:
     """Allocate the declared state of one parameter and fill what starts from its value."""

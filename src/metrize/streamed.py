@@ -15,6 +15,7 @@ from metrize.frames import Identity
 from metrize.moments import Averages, Cut, Stream, boxes
 from metrize.recipe import Recipe
 from metrize.rules import Rule
+from metrize.rules.base import Pass
 from metrize.spaces import Space
 from metrize.spaces.base import compute_dtype
 from metrize.state import State, real, slots
@@ -25,7 +26,7 @@ def streamable(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -
     """Whether this recipe can work on pieces of this tensor."""
     alone = isinstance(recipe.step_size, Given | Relative | Decaying) and recipe.decay != "natural"
     plain = space.flat and isinstance(recipe.frame, Identity) and alone
-    if not plain or not _has_passes(recipe.rule, group) or not p.is_contiguous():
+    if not plain or not passes_of(recipe.rule, group) or not p.is_contiguous():
         return False
     shape, dtype = real(p).shape, compute_dtype(p.dtype)
     if recipe.rule.small_spec(shape, (), dtype, group):
@@ -40,10 +41,10 @@ def streamable(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -
     )
 
 
-def _has_passes(rule: Rule, group: dict[str, Any]) -> bool:
-    """Whether the rule says how to go through a tensor in pieces, and no class behind it has another direction."""
+def passes_of(rule: Rule, group: dict[str, Any]) -> tuple[Pass, ...]:
+    """How the rule goes through a tensor in pieces; not at all where a class behind it has another direction."""
     told, done = (next(cls for cls in type(rule).__mro__ if key in vars(cls)) for key in ("passes", "direction"))
-    return issubclass(told, done) and bool(rule.passes(group))
+    return rule.passes(group) if issubclass(told, done) else ()
 
 
 def piece_size(p: Tensor) -> int:

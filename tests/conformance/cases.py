@@ -6,9 +6,12 @@ import copy
 import dataclasses
 import functools
 import io
-from collections.abc import Iterable, Iterator
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +40,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "DistributedShampoo": [
         {"epsilon": 1e-4, "betas": (0.9, 0.99), "merge_dims": False, "max_preconditioner_dim": 16, "grafting": "adam"},
     ],
+    "Muon": [{"weight_decay": 0.1}, {"scale": "adam", "nesterov": False, "accuracy": "exact"}],
+    "Scion": [
+        {"momentum": 0.9},
+        {"constrained": False, "head_radius": 10.0, "weight_decay": 0.1, "accuracy": "exact"},
+    ],
+    "Adalayer": [{"weight_decay": 0.1}, {"hidden": "frozen", "freeze_after": 3}, {"hidden": "sgd", "hidden_lr": 0.1}],
+    "AdamMini": [{"weight_decay": 0.1}],
     "Prodigy": [{"lr": 1.0, "d0": 1e-3}, {"lr": 1.0, "d0": 1e-2, "weight_decay": 0.1, "decouple": False, "slice_p": 3}],
     "NormSGD": [{"momentum": 0.9, "length": "full"}],
     "SGD": [
@@ -48,7 +58,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 """Options worth a run of their own; an optimizer of the catalogue that is not listed runs with its defaults."""
 
 WHOLE = {"Adalayer", "AdamMini", "Muon", "Scion"}
-"""They part a model into groups of their own; their own tests have what they promise."""
+"""They part a model into groups of their own."""
+
+PLAIN = {"Adam", "SGD"}
+"""Methods whose every option, space and dtype is tested each time."""
 
 SPACES = {
     "vector": None,
@@ -77,10 +90,13 @@ class Case:
 
     def optimizer(self, params: Any, **more: Any) -> metrize.Optimizer:
         options = {"lr": 0.02, **dict(self.options), **more}
-        if self.space != "vector" and options.get("weight_decay") and not isinstance(params, nn.Module):
+        apart = self.method in WHOLE or not isinstance(params, nn.Module)
+        if self.space != "vector" and options.get("weight_decay") and apart:
             options["weight_decay"] = 0.0  # which would be told to be idle on a group of nothing but manifolds
-        if options.get("space", ...) is None:
-            del options["space"]  # some optimizers know vector spaces only
+        if (space := options.pop("space", None)) is not None:
+            params = [{"params": list(params), "space": space}]  # not every optimizer has an option for it
+        elif self.method == "Muon" and not isinstance(params, nn.Module):
+            params = parted(list(params))
         return metrize.catalogue()[self.method](params, **options)
 
     @property
@@ -100,12 +116,32 @@ def cases(spaces: Iterable[str] = ("vector", "stiefel"), dtypes: Iterable[str] =
     return [
         Case(method, tuple(options.items()), space, dtype)
         for method in metrize.catalogue()
-        if method not in WHOLE
         for options in VARIANTS.get(method, [{}])
         for space in spaces
         for dtype in dtypes
         if _lives(method, options, space)
     ]
+
+
+Test = Callable[..., None]
+
+
+def each(listed: list[Case]) -> Callable[[Test], Test]:
+    """Run a test on these cases: the plain ones and, of every other method on every space, one drawn by the test's name.
+
+    The rest are slow tests.
+    """
+
+    def mark(test: Test) -> Test:
+        draw, kept = random.Random(test.__name__), {case for case in listed if case.method in PLAIN}
+        for _, found in itertools.groupby(listed, lambda case: case.method):
+            drawn = list(found)
+            draw.shuffle(drawn)
+            kept.update({case.space: case for case in drawn}.values())
+        marked = [case if case in kept else pytest.param(case, marks=pytest.mark.slow) for case in listed]
+        return pytest.mark.parametrize("case", marked, ids=str)(test)
+
+    return mark
 
 
 @functools.cache
@@ -121,6 +157,14 @@ def _lives(method: str, options: dict[str, Any], space: str) -> bool:
     """Whether this method has an answer for matrices on that space; that it refuses others is tested elsewhere."""
     made = metrize.catalogue()[method]([nn.Parameter(torch.eye(7, 3))], **options)
     return SPACES[space] is None or _lives_on(made.param_groups[0]["recipe"], space)
+
+
+def parted(params: list[Any]) -> list[dict[str, Any]]:
+    """Bare parameters for Muon, which takes nothing but matrices: all else is trained by AdamW."""
+    matrices = [(p[1] if isinstance(p, tuple) else p).ndim == 2 for p in params]
+    parts = [[p for p, is_matrix in zip(params, matrices, strict=True) if is_matrix == kind] for kind in (True, False)]
+    recipes: list[dict[str, Any]] = [{}, {"recipe": metrize.AdamW.recipe()}]
+    return [{"params": part, **more} for part, more in zip(parts, recipes, strict=True) if part]
 
 
 class Net(nn.Module):

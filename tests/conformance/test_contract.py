@@ -22,6 +22,7 @@ from cases import (
     backward,
     build,
     cases,
+    each,
     resumed,
     same_bits,
     set_gradients,
@@ -46,10 +47,6 @@ BOTH = cases(dtypes=["fp32", "bf16"])
 FP32 = cases(dtypes=["fp32"])
 SECTIONS = cases(spaces=["transported", "redrawn"], dtypes=["fp32", "bf16"])
 STEPS = 8
-
-
-def each(listed: list[Case]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("case", listed, ids=str)
 
 
 # Going on from a checkpoint or a copy
@@ -193,13 +190,15 @@ def test_gradients_and_options_are_never_written(case: Case, maximize: bool) -> 
         grads = [p.grad for p in model.parameters()]
         before = [None if g is None else (g.clone(), g._version) for g in grads]
         options = copy.deepcopy([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
-        lr, version = optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["lr"]._version
+        rates = [group["lr"] for group in optimizer.param_groups]
+        versions = [lr._version for lr in rates if isinstance(lr, Tensor)]
+        assert versions
         optimizer.step()
         assert all(p.grad is g for p, g in zip(model.parameters(), grads, strict=True))
         for g, old in zip(grads, before, strict=True):
             assert old is None or (same_bits(g, old[0]) and g._version == old[1])
-        assert optimizer.param_groups[0]["lr"] is lr
-        assert lr._version == version
+        assert all(group["lr"] is lr for group, lr in zip(optimizer.param_groups, rates, strict=True))
+        assert [lr._version for lr in rates if isinstance(lr, Tensor)] == versions
         now = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         assert_same_bits(now, options)
 
@@ -223,8 +222,8 @@ def test_a_step_of_length_zero_changes_no_bit(case: Case) -> None:
     model, optimizer = case.start()
     train(model, optimizer, 0, 2)  # the next step would be polished
     before = snapshot(model, optimizer)["weights"]
-    optimizer.param_groups[0]["lr"] = 0.0
-    optimizer.param_groups[0]["weight_decay"] = 0.0
+    for group in optimizer.param_groups:
+        group["lr"] = group["weight_decay"] = 0.0
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
@@ -262,6 +261,10 @@ def test_the_guard_can_be_taken_off(case: Case) -> None:
     train(model, optimizer, 0, 1)
     backward(model, 1)
     model.one.weight.grad[1, 2] = float("nan")
+    if ("accuracy", "exact") in case.options:
+        with pytest.raises(torch.linalg.LinAlgError):  # there are no singular values of a NaN
+            optimizer.step()
+        return
     optimizer.step()
     assert optimizer.param_groups[0]["skipped_steps"] == 0
     if case.method == "SignSGD":
@@ -442,7 +445,9 @@ def test_exchanged_parameters_keep_their_space_and_leave_no_state(case: Case, af
     model, optimizer = case.start()
     train(model, optimizer, 0, after)
     other = copy.deepcopy(model)  # without the tags on the parameters
-    optimizer.param_groups[0]["params"][:] = list(other.parameters())
+    counterpart = dict(zip(model.parameters(), other.parameters(), strict=True))
+    for group in optimizer.param_groups:
+        group["params"][:] = [counterpart[p] for p in group["params"]]
     for step in range(3):
         set_gradients(other.parameters(), step)
         optimizer.step()
@@ -460,13 +465,15 @@ def test_exchanged_parameters_keep_their_space_and_leave_no_state(case: Case, af
 @each(BOTH + SECTIONS)
 def test_the_probe_of_distributed_checkpoints_only_makes_state(case: Case) -> None:
     model, optimizer = case.start()
-    weights, lr = snapshot(model, optimizer)["weights"], optimizer.param_groups[0]["lr"]
-    optimizer.param_groups[0]["lr"] = torch.tensor(0.0) if case.dtype == "bf16" else 0.0
+    weights, rates = snapshot(model, optimizer)["weights"], [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(0.0) if case.dtype == "bf16" else 0.0
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step(closure=None)
     model.zero_grad()
-    optimizer.param_groups[0]["lr"] = lr
+    for group, lr in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = lr
     _, fresh = case.start()
     fresh.init_state()
     assert len(optimizer.state) == 8
@@ -545,14 +552,18 @@ def test_gradient_scaler(case: Case) -> None:
     scaler.update()
     assert scaler.get_scale() == 2.0**9
     assert_same_bits(snapshot(model, optimizer), before)  # the scaler's own guard; ours was not asked
+    backward(model, STEPS)
+    scaler.step(optimizer)
+    scaler.update()
+    assert {float(state["step"]) for state in optimizer.state.values()} == {STEPS + 1.0}
 
 
 @each(FP32)
 def test_one_cycle_with_momentum(case: Case) -> None:
     model, optimizer = case.start()
     group = optimizer.param_groups[0]
-    key = "betas" if "betas" in group else "momentum"
-    if not group.get("momentum", "betas" in group):
+    key = "betas" if "betas" in optimizer.defaults else "momentum"  # as the schedule decides
+    if not optimizer.defaults.get("momentum", "betas" in group):
         pytest.skip("without momentum there is nothing to cycle")
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=STEPS, cycle_momentum=True)
     seen = set()
@@ -639,18 +650,19 @@ def test_a_parameter_that_outgrew_its_state_is_refused(case: Case) -> None:
 @each(FP32)
 def test_parameters_added_and_taken_in_place(case: Case) -> None:
     model = case.model()
-    optimizer = case.optimizer(list(model.tall.named_parameters()) + list(model.one.named_parameters()))
-    params = optimizer.param_groups[0]["params"]
+    optimizer = case.optimizer(list(model.tall.named_parameters("tall")) + list(model.one.named_parameters("one")))
+    homes = {id(p): group["params"] for group in optimizer.param_groups for p in group["params"]}
     train(model, optimizer, 0, 2)
-    params.extend(model.two.parameters())
+    for one, two in zip(model.one.parameters(), model.two.parameters(), strict=True):
+        homes[id(one)].append(two)
     train(model, optimizer, 2, 4)
-    del params[0]
+    assert homes[id(model.tall.weight)].pop(0) is model.tall.weight
     tall = model.tall.weight.detach().clone()
     train(model, optimizer, 4, 6)
     assert same_bits(model.tall.weight, tall)
     assert {float(optimizer.state[p]["step"]) for p in model.one.parameters()} == {6.0}
     assert {float(optimizer.state[p]["step"]) for p in model.two.parameters()} == {4.0}
-    assert set(optimizer.state) == set(params)
+    assert set(optimizer.state) == {p for group in optimizer.param_groups for p in group["params"]}
     assert all(float(error) < 1e-5 for error in metrize.error_on_space(model).values())
 
 
@@ -688,6 +700,10 @@ def test_empty_and_scalar_parameters(case: Case) -> None:
         params = [nn.Parameter(torch.ones(shape)) for shape in ((0,), (0, 3), (3, 0), (), ())]
     else:
         params = [nn.Parameter(torch.ones(shape)) for shape in ((0, 3, 3), (1, 1), (2, 1, 1))]
+    if case.method in ("Muon", "Scion"):  # whose norms have no answer for a matrix without entries
+        with pytest.raises(metrize.SpaceError, match=r"'#0 of its group': .* two dimensions at least, and entries"):
+            case.optimizer([p for p in params if p.ndim > 1], space=space)
+        params = [p for p in params if p.numel()]
     optimizer = case.optimizer(params, space=space)
     for step in range(3):
         set_gradients(params, step)
@@ -914,6 +930,8 @@ def test_a_batch_of_many_gives_the_numbers_of_each_alone(case: Case) -> None:
     optimizer = case.optimizer(many, space=space)
     if not case.alone:
         pytest.skip("every parameter counts for the step of each")
+    if case.space != "vector" and case.method in ("Adam8bit", "Adam4bit"):
+        pytest.skip("the rounding of a lift decides between neighbouring codes")
     singles = [case.optimizer([p], space=space) for p in alone]
     optimizer.init_state()
     for p, q, single in zip(many[::12], alone, singles, strict=True):

@@ -49,6 +49,7 @@ def run(config: RunConfig, held_out: Sequence[float], **summary: Any) -> Run:
         "state_bytes_per_parameter": 8.0,
         "parameter_bytes": 4000,
         "space_error": 1e-7 if config.space else None,
+        "skipped_steps": None,
         "diverged": False,
     }
     return Run(config, Summary(**{**figures, **summary}), records)
@@ -222,7 +223,7 @@ def test_one_free_run_has_no_target_no_manifold_and_keeps_its_summary(tmp_path: 
     folder = write(tmp_path, runs[:1]) / "adam-seed0"
     report = draw_report(folder)
     titles = {column.key for column in report.columns}
-    assert titles == COLUMN.keys() - {"steps_to_target", "seconds_to_target", "space_error"}
+    assert titles == COLUMN.keys() - {"steps_to_target", "seconds_to_target", "space_error", "skipped_steps"}
     assert report.page.read_text().count("<svg") == 6
     assert read_runs(folder) == runs[:1]
 

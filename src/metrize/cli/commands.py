@@ -191,13 +191,17 @@ def _mendable(*kinds: type[Exception]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stoppable(command: str) -> Iterator[None]:
-    """Ctrl-C says how to go on."""
+    """Ctrl-C, and what breaks a run that is saved, say how to go on."""
+    from metrize.lab.checkpoint import CheckpointError
+    from metrize.lab.durable import NotWrittenError
     from metrize.lab.trainer import Interrupted
 
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as stopped:
         raise StoppedError(f"stopped; go on with: {command}") from stopped
+    except (CheckpointError, NotWrittenError) as broken:
+        raise MendableError(f"{broken}\nthen go on with: {command}") from broken
 
 
 def _check(configs: Iterable[RunConfig]) -> None:

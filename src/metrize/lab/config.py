@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from metrize.lab.durable import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,11 @@ class RunConfig:
         checkpoint_every: steps between two checkpoints; 0 writes only the last one.
         data_root: folder of the MNIST files, where the task is ``mnist``.
         text_file: file of the ``text`` task; None reads the standard library's own sources.
-        threads: torch threads; None leaves torch's choice.
+        threads: torch threads of each process; None leaves torch's choice, or shares the cores among the processes.
+        nproc: processes on this machine that share the model and each batch; None trains in the calling one.
+
+    Raises:
+        ValueError: the processes cannot share a batch evenly.
     """
 
     task: str = "digits"
@@ -44,6 +51,11 @@ class RunConfig:
     data_root: str | None = None
     text_file: str | None = None
     threads: int | None = None
+    nproc: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.nproc is not None and (self.nproc < 1 or self.batch_size % self.nproc):
+            raise ValueError(f"{self.nproc} processes cannot share a batch of {self.batch_size} samples evenly")
 
     @property
     def label(self) -> str:
@@ -54,7 +66,13 @@ class RunConfig:
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` into the run folder."""
-        (folder / "config.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_text(folder / "config.json", json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    def plain(self) -> dict[str, Any]:
+        """What decides the numbers of the run, as JSON reads it back: without tuples, and without ``nproc``."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        del values["nproc"]  # who computes what changes a run in rounding only, so that it may go on with more or fewer
+        return values
 
     @classmethod
     def load(cls, folder: Path) -> RunConfig:
@@ -64,3 +82,14 @@ class RunConfig:
             FileNotFoundError: the folder is not a run.
         """
         return cls(**json.loads((folder / "config.json").read_text()))
+
+
+def differences(new: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """What a run would change of a saved one, such as ``lr: 0.01 -> 0.5``.
+
+    Args:
+        new: plain values by name.
+        saved: the same of the saved run.
+    """
+    names = [name for name in {**new, **saved} if new.get(name) != saved.get(name)]
+    return [f"{name}: {saved.get(name)!r} -> {new.get(name)!r}" for name in names]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+
+from metrize.lab.durable import append, sync, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,22 +99,20 @@ class Journal:
     """The records of one run, in memory and in ``metrics.jsonl``.
 
     Args:
-        file: the file, which is written anew.
+        file: the file, which is written anew; None keeps them in memory only.
         records: what it holds to begin with.
     """
 
-    def __init__(self, file: Path, records: Iterable[Record] = ()) -> None:
+    def __init__(self, file: Path | None, records: Iterable[Record] = ()) -> None:
         self._file, self.records = file, list(records)
-        # replaced rather than overwritten, so that a run killed at this moment keeps one of the two
-        draft = file.with_suffix(".tmp")
-        draft.write_text("".join(_line(record) for record in self.records))
-        draft.replace(file)
+        if file:
+            write_text(file, "".join(_line(record) for record in self.records))
 
     def add(self, record: Record) -> None:
         """Append one record; its line is with the operating system when this returns."""
         self.records.append(record)
-        with self._file.open("a") as stream:
-            stream.write(_line(record))
+        if self._file:
+            append(self._file, _line(record))
 
     def of(self, kind: type[_Kind]) -> list[_Kind]:
         """All records of one kind, in order."""
@@ -121,8 +120,8 @@ class Journal:
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
-        with self._file.open("a") as stream:
-            os.fsync(stream.fileno())
+        if self._file:
+            sync(self._file)
 
 
 def read_records(file: Path) -> list[Record]:

@@ -11,17 +11,29 @@ from metrize.lab.tasks import TASKS, pick, task_of
 
 
 def build(config: RunConfig) -> tuple[Model, metrize.Optimizer]:
-    """The model of the task, its constrained weights on the space if one is named, and the optimizer of it all.
+    """The model of a run and its optimizer.
 
     Raises:
         ValueError: the task, the space or the optimizer is unknown; lists the known ones.
     """
-    optimizer = pick("optimizer", config.optimizer, metrize.catalogue())
+    model = build_model(config)
+    return model, build_optimizer(config, model)
+
+
+def build_model(config: RunConfig) -> Model:
+    """The model of the task, its constrained weights on the space if one is named."""
     model = task_of(config).build_model(config)
     if config.space:
         _constrain(model, config.space)
+    return model
+
+
+def build_optimizer(config: RunConfig, model: Model) -> metrize.Optimizer:
+    """The optimizer of all weights of a model."""
+    optimizer = pick("optimizer", config.optimizer, metrize.catalogue())
     options = {name: _part(value) for name, value in config.options.items()}
-    return model, optimizer(model, lr=config.lr, **options)
+    built: metrize.Optimizer = optimizer(model, lr=config.lr, **options)
+    return built
 
 
 def space_of(task: str, words: str | None) -> str | None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from metrize.lab.config import RunConfig
 from metrize.lab.events import Evaluated, Record, read_records
+from metrize.lab.summary import Summary
 from metrize.lab.tasks import Profile
-from metrize.lab.trainer import Summary
 
 # Fields that `RunConfig.label` already speaks of, and the seed, over which a report averages.
 _IN_LABEL = ("optimizer", "space", "options", "seed")

@@ -5,7 +5,9 @@ from metrize.linalg.orthogonalize import orthogonalize
 from metrize.linalg.phi import phi
 from metrize.linalg.polar import newton_schulz_polish, polar
 from metrize.linalg.polar_express import polar_express
-from metrize.linalg.products import addmm
+from metrize.linalg.products import addmm, skew
+from metrize.linalg.rows import in_rows
+from metrize.linalg.sharded import held, is_sharded, whole
 from metrize.linalg.signs import householder_signs
 from metrize.linalg.spectral_norm import spectral_norm
 from metrize.linalg.unit import unit
@@ -13,12 +15,17 @@ from metrize.linalg.unit import unit
 __all__ = [
     "addmm",
     "all_finite",
+    "held",
     "householder_signs",
+    "in_rows",
+    "is_sharded",
     "newton_schulz_polish",
     "orthogonalize",
     "phi",
     "polar",
     "polar_express",
+    "skew",
     "spectral_norm",
     "unit",
+    "whole",
 ]

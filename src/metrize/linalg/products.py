@@ -1,4 +1,4 @@
-"""Products that need one new tensor."""
+"""Products and parts that need one new tensor."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def addmm(base: Tensor, left: Tensor, right: Tensor, alpha: float = 1.0) -> Tens
     """
     product = left @ right
     return torch.add(base, product, alpha=alpha, out=product)
+
+
+def skew(x: Tensor) -> Tensor:
+    """The nearest skew matrix ``(X - X^T) / 2``; one that is skew keeps every bit."""
+    return (x - x.mT).mul_(0.5)

@@ -50,9 +50,6 @@ class Moments(Part):
     One that can work on pieces of a tensor, so that no temporary is as large as the tensor, answers `stream`.
     """
 
-    flat_only: ClassVar[bool] = False
-    """Whether what is read has lost the symmetries of coordinates on a curved space, such as those of a skew block."""
-
     streams: ClassVar[bool] = False
     """Whether a step can go through an average piece by piece."""
 
@@ -129,7 +126,6 @@ class Moments(Part):
 class Streaming(Moments):
     """A storage whose only way to take a step is `stream`: a whole tensor is one piece."""
 
-    flat_only: ClassVar[bool] = True
     streams: ClassVar[bool] = True
 
     def layout(self, shape: torch.Size) -> tuple[int, ...]:
@@ -225,7 +221,7 @@ class Averages:
             value: x, ``[B, *coordinates]``.
             floor: added to the average.
             clamped: the floor is the least value of the average instead.
-            scale: a number, or ``[B]``.
+            scale: a number, or ``[B, *batch]``.
         """
         average = self.again(name)
         if not self._owns(name):
@@ -234,9 +230,9 @@ class Averages:
             bounded = average.clamp_(min=floor) if clamped else average.add_(floor)
         root = bounded.sqrt_()
         result = torch.div(value, root, out=root if root.shape == value.shape else None)
-        if isinstance(scale, Tensor) or scale != 1:
-            result.mul_(per_member(scale, result))
-        return result
+        if isinstance(scale, Tensor):
+            scale = scale.to(result).reshape(scale.shape + (1,) * (result.ndim - scale.ndim))
+        return result.mul_(scale) if isinstance(scale, Tensor) or scale != 1 else result
 
     def root(self, name: str, average: Tensor) -> Tensor:
         """Root of what `update` returned, a fresh tensor; the last use of that average."""
@@ -285,9 +281,13 @@ class Averages:
                 stack = storage.read(slot, state)
                 average = slot.points(stack)
                 turned = turn(average)
-                if turned is not None:
-                    average.copy_(turned)
-                    storage.write(slot, state, stack)
+                if turned is None:
+                    continue
+                # what is compressed twice is not what it was: only members that did turn are written
+                rows = [] if storage.in_place(slot.dtype) else _differing(turned, average)
+                average.copy_(turned)
+                for row in rows:
+                    storage.write(slot, {key: kept[row] for key, kept in state.items()}, stack[row])
 
     def small(self, name: str) -> Tensor:
         """State that is kept as it is, such as one number for each point: ``[B, *batch]``."""
@@ -311,6 +311,12 @@ class Averages:
     def _storage(self, name: str) -> Moments:
         slot = self.slots[name]
         return self.moments.of(slot.shape, slot.kind)
+
+
+def _differing(a: Tensor, b: Tensor) -> list[slice]:
+    """The members of two stacks that are not equal."""
+    differ = (a != b).flatten(1).any(1)
+    return [slice(i, i + 1) for i in differ.nonzero().flatten().tolist()]
 
 
 def per_member(value: float | Tensor, like: Tensor) -> float | Tensor:

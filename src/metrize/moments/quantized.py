@@ -48,7 +48,6 @@ class Quantized(Moments):
     smallest: int = 4096
     whole_blocks: bool = False
 
-    flat_only: ClassVar[bool] = True
     streams: ClassVar[bool] = True
     rereads: ClassVar[bool] = False
     lends: ClassVar[bool] = True

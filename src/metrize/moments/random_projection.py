@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,8 +43,6 @@ class RandomProjection(Moments):
     period: int = 1000
     max_aspect: float = 4.0
     square: Moments = dataclasses.field(default_factory=lambda: Factored("last"))
-
-    flat_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.period < 1:

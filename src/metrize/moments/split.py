@@ -22,10 +22,6 @@ class Split(Moments):
     linear: Moments = dataclasses.field(default_factory=Dense)
     square: Moments = dataclasses.field(default_factory=Dense)
 
-    @property
-    def flat_only(self) -> bool:  # type: ignore[override]
-        return self.linear.flat_only or self.square.flat_only
-
     def of(self, shape: torch.Size, kind: Kind) -> Moments:
         return (self.linear if kind == "linear" else self.square).of(shape, kind)
 

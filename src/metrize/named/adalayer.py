@@ -55,7 +55,7 @@ class Adalayer(Optimizer):
         options: ``maximize``, ``skip_nonfinite``.
 
     Raises:
-        SpaceError: a parameter that was declared to live on a curved space, by name.
+        SpaceError: a parameter that is off its declared space, by name.
         ValueError: a number out of range or an unknown option.
     """
 

@@ -32,7 +32,7 @@ class Adam8bit(Optimizer):
         options: ``maximize``, ``skip_nonfinite``.
 
     Raises:
-        SpaceError: a parameter that was declared to live on a curved space, by name.
+        SpaceError: a parameter that is off its declared space, by name.
         ValueError: a number out of range or an unknown option.
     """
 
@@ -77,7 +77,7 @@ class Adam4bit(Optimizer):
         options: ``maximize``, ``skip_nonfinite``.
 
     Raises:
-        SpaceError: a parameter that was declared to live on a curved space, by name.
+        SpaceError: a parameter that is off its declared space, by name.
         ValueError: a number out of range or an unknown option.
     """
 

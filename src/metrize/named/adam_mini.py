@@ -47,7 +47,7 @@ class AdamMini(Optimizer):
         options: ``maximize``, ``skip_nonfinite``.
 
     Raises:
-        SpaceError: a parameter that was declared to live on a curved space, by name.
+        SpaceError: a parameter that is off its declared space, by name.
         ValueError: a number out of range, or rows that cannot be cut into the blocks.
     """
 

@@ -49,7 +49,7 @@ class Norm(Part):
         return self.dual(x)[0]
 
     def dual_norm(self, x: Tensor) -> Tensor:
-        """The dual norm of `dual` alone, where it comes cheaper."""
+        """The dual norm of `dual` alone, where it comes cheaper; in float64 where it is a sum over rows."""
         return self.dual(x)[1]
 
     def norm(self, x: Tensor) -> Tensor:

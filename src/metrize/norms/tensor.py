@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metrize.linalg import unit
+from metrize.linalg import in_rows, unit
 from metrize.norms.base import Norm, check_eps, damped, widened
 
 
@@ -26,13 +26,14 @@ class MaxEntry(Norm):
     elementwise: ClassVar[bool] = True
 
     def dual(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.direction(x), self.dual_norm(x)
+        direction = self.direction(x)
+        return direction, self.dual_norm(x).to(direction.dtype)
 
     def direction(self, x: Tensor) -> Tensor:
         return widened(x).sign()
 
     def dual_norm(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(_flat(x), 1, -1)
+        return torch.linalg.vector_norm(in_rows(x), 1, -1).double().sum(-1)
 
     def norm(self, x: Tensor) -> Tensor:
         return torch.linalg.vector_norm(_flat(x), torch.inf, -1)

@@ -134,7 +134,8 @@ class Whitened(Whitening):
 
     def _floor(self, coords: Tensor, hyper: dict[str, Any]) -> tuple[float, bool]:
         eps = torch.finfo(coords.dtype).eps if hyper["eps"] is None else number(hyper["eps"])
-        return (eps**2, True) if self.floor == "clamped" else (eps, False)
+        floor = eps**2 if self.floor == "clamped" else eps
+        return max(floor, torch.finfo(coords.dtype).tiny), self.floor == "clamped"  # 0 / 0 must be 0
 
     def _weights(self, averages: Averages, hyper: dict[str, Any]) -> tuple[float | Tensor, float | Tensor]:
         if self.second_moment == "sum":

@@ -90,7 +90,11 @@ class Space(Part):
         return coords
 
     def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
-        """Move the points in place along `velocity`, given in the coordinates of `lift`."""
+        """Move the points in place along `velocity`, given in the coordinates of `lift`.
+
+        Only what is free in such coordinates counts, the nearest ones: rules and storages may break the symmetry of a
+        skew block. What is lost is orthogonal to every lifted gradient, so that a direction of ascent stays one.
+        """
         raise NotImplementedError
 
     def shrink_(self, points: Tensor, factor: float | Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metrize.linalg import whole
 from metrize.spaces.base import Space, SpaceError, parse_space
 
 _RECORD = "metrize_spaces"  # on modules: {parameter name: sentence}
@@ -66,7 +67,9 @@ def error_on_space(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         0-d tensors: for Stiefel the largest ``||Y^T Y - I||_F`` over the matrices of the weight.
     """
-    return {name: parse_space(sentence).error_of(weight) for name, (weight, sentence) in _declared(model).items()}
+    return {
+        name: parse_space(sentence).error_of(whole(weight)) for name, (weight, sentence) in _declared(model).items()
+    }
 
 
 def remind(model: nn.Module) -> None:
@@ -108,7 +111,7 @@ def check_point(space: Space, tensor: Tensor, dtype: torch.dtype | None = None) 
     """
     if tensor.device.type == "meta" or space.flat:
         return
-    error, bound = float(space.error_of(tensor)), space.tolerance(tensor.shape, dtype or tensor.dtype)
+    error, bound = float(space.error_of(whole(tensor))), space.tolerance(tensor.shape, dtype or tensor.dtype)
     if not error <= bound:
         raise SpaceError(
             f"not a point of {space}: its error is {error:.3g} and at most {bound:.3g} is accepted; "

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrize.linalg import newton_schulz_polish, phi
+from metrize.linalg import newton_schulz_polish, phi, skew
 from metrize.spaces.base import SpaceError
 from metrize.spaces.stiefel import Stiefel
 
@@ -44,7 +44,8 @@ class Orthogonal(Stiefel):
 
     def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
         if self.retraction == "geodesic":
-            points.add_(points @ (velocity @ phi(velocity)))  # e^A - I, without the 2n x 2n matrix of the tall case
+            a = skew(velocity)
+            points.add_(points @ (a @ phi(a)))  # e^A - I, without the 2n x 2n matrix of the tall case
         else:
             super().move_(points, velocity, section, state)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from metrize.linalg import newton_schulz_polish, polar
+from metrize.linalg import newton_schulz_polish, polar, skew
 from metrize.linalg.polar import residual
 from metrize.part import Spec, choice
 from metrize.spaces.base import Space, SpaceError, compute_dtype
@@ -136,7 +136,7 @@ class Orthonormal(Space, abstract=True):
 
     def _retract(self, y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Drag]:
         """Increment and drag of the points, as in `metrize.spaces.retractions`."""
-        return RETRACTIONS[self.retraction](y, pushed, a, b)
+        return RETRACTIONS[self.retraction](y, pushed, skew(a), b)
 
     def _block(self, shape: torch.Size) -> tuple[int, int]:
         return shape[-2] // self.blocks, shape[-1]

@@ -65,7 +65,8 @@ class ClosedForm:
     def turn(self, coords: Tensor) -> Tensor:
         """Coordinates ``[A; B]`` in terms of `before` -> the same tangent vector in terms of this section.
 
-        The K of `before` may be so near singular that nothing can be said; such coordinates stay as they are.
+        The K of `before` may be so near singular that nothing can be said; such coordinates stay as they are, as do
+        those of points whose signs did not change, to the last bit.
         """
         assert self.before is not None
         n = self.signed.shape[-1]
@@ -73,7 +74,8 @@ class ClosedForm:
         new = self.pull(self.before.push(old))
         sizes = torch.linalg.matrix_norm(torch.stack([old, new]), keepdim=True)
         isometric = (sizes[1] - sizes[0]).abs() <= 1e-2 * sizes[0]
-        return torch.cat([coords[..., :n, :], torch.where(isometric, new, old)], -2)
+        changed = (self.signs != self.before.signs).any(-1)[..., None, None]
+        return torch.cat([coords[..., :n, :], torch.where(isometric & changed, new, old)], -2)
 
     def pull(self, g: Tensor, out: Tensor | None = None) -> Tensor:
         """``Yp^T G``, ``[..., N - n, n]``, written to `out` if given."""

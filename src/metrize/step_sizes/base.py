@@ -19,13 +19,32 @@ class StepSize(Part):
     them (`settle`), and only then scales what the rule sees (`scaled`) and makes the velocity.
     """
 
+    sums: ClassVar[int] = 0
+    """How many numbers `measure` gives."""
+
     flat_only: ClassVar[bool] = False
     """Whether only tensors in a vector space can take this step size."""
+
+    def reads(self) -> tuple[str, ...]:
+        """Numbers of the rule, such as ``betas``, that this step size cannot do without."""
+        return ()
+
+    def check_shape(self, shape: torch.Size) -> None:
+        """Refuse a parameter of a shape this step size cannot measure.
+
+        Raises:
+            ValueError: with the reason and the remedy.
+        """
 
     @property
     def scope(self) -> str | None:
         """Over what `measure` is summed: ``"all"`` parameters, each ``"group"``, or None where nothing is measured."""
         return None
+
+    @property
+    def by_entry(self) -> bool:
+        """Whether a part of a tensor can take its step knowing nothing of the rest but the sums of `measure`."""
+        return False
 
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
         """State kept for one parameter of this shape."""
@@ -35,7 +54,7 @@ class StepSize(Part):
         """Fill the state declared by `state_spec` from the parameter's value, both as one stack of one."""
 
     def measure(self, grad: Tensor, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
-        """This batch's share of the sums over the whole model, a small tensor; may update its own state.
+        """This batch's share of the sums over the whole model, ``[sums]`` in float64; may update its own state.
 
         Args:
             grad: ``[B, *shape]``, as the rule will see it.

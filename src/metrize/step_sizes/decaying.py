@@ -33,6 +33,10 @@ class Decaying(StepSize):
         if not (self.decay >= 0 and self.power >= 0):
             raise ValueError(f"{self}: decay and power are at least 0")
 
+    @property
+    def by_entry(self) -> bool:
+        return True
+
     def rate(self, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
         return float(hyper["lr"]) / (1 + self.decay * (state["step"].double() - 1)) ** self.power
 

@@ -34,19 +34,27 @@ class DualNorm(StepSize):
     over: Literal["all", "group"] = "all"
 
     flat_only: ClassVar[bool] = True
+    sums: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         choice(self, "over", ("all", "group"))
+
+    def check_shape(self, shape: torch.Size) -> None:
+        self.norm.check(shape)
 
     @property
     def scope(self) -> str:
         return self.over
 
+    @property
+    def by_entry(self) -> bool:
+        return self.norm.elementwise
+
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
         return {"dual_norm": ((), torch.float64)}
 
     def measure(self, grad: Tensor, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
-        return self.norm.dual_norm(grad).double().sum()
+        return self.norm.dual_norm(grad).double().sum().reshape(1)
 
     def settle(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
         state["dual_norm"].copy_(total.expand_as(state["dual_norm"]))

@@ -14,5 +14,9 @@ from metrize.step_sizes.base import StepSize
 class Given(StepSize):
     """``W = -lr * direction``, with the learning rate of the parameter group."""
 
+    @property
+    def by_entry(self) -> bool:
+        return True
+
     def rate(self, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> float | Tensor:
         return hyper["lr"]

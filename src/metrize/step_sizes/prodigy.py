@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from metrize.linalg import in_rows
 from metrize.norms import MaxEntry, Norm
 from metrize.part import Spec, choice
 from metrize.step_sizes.base import StepSize
@@ -50,6 +51,7 @@ class Prodigy(StepSize):
     slice_p: int = 1
 
     flat_only: ClassVar[bool] = True
+    sums: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         choice(self, "over", ("all", "group"))
@@ -60,9 +62,19 @@ class Prodigy(StepSize):
         if self.slice_p < 1 or (self.slice_p > 1 and not isinstance(self.norm, MaxEntry)):
             raise ValueError(f"Prodigy(slice_p={self.slice_p}): at least 1, and 1 unless the norm is MaxEntry()")
 
+    def reads(self) -> tuple[str, ...]:
+        return ("betas",) if self.bias_correction else ()
+
+    def check_shape(self, shape: torch.Size) -> None:
+        self.norm.check(shape)
+
     @property
     def scope(self) -> str:
         return self.over
+
+    @property
+    def by_entry(self) -> bool:
+        return self.norm.elementwise and self.slice_p == 1
 
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
         kept = tuple(shape) if self.slice_p == 1 else (math.ceil(math.prod(shape) / self.slice_p),)
@@ -79,7 +91,7 @@ class Prodigy(StepSize):
         d = state["d"]
         weight = d / self.d0 * (d if self.safeguard_warmup else self._rate(d, state["step"] + 1, hyper))
         state["grad_sum"].mul_(self._beta3(hyper)).add_(grad * _wide(weight, grad))
-        away = (grad * (state["start"] - points)).reshape(len(grad), -1).sum(1)
+        away = in_rows(grad * (state["start"] - points)).sum(-1).double().sum(-1)
         numerator = d / self.d0 * self._rate(d, state["step"] + 1, hyper) * away
         return torch.stack([numerator.sum(), self.norm.dual_norm(state["grad_sum"]).double().sum()])
 
@@ -98,7 +110,8 @@ class Prodigy(StepSize):
 
     def scaled(self, coords: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         scaled = coords * _wide(state["d_last"], coords)
-        return scaled, {**hyper, "eps": hyper["eps"] * state["d"][0].to(coords)} if "eps" in hyper else hyper
+        eps = hyper.get("eps")  # which some rules have several of, of other units
+        return scaled, {**hyper, "eps": eps * state["d"][0].to(coords)} if isinstance(eps, float | int) else hyper
 
     def rate(self, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
         return self._rate(state["d_last"], state["step"], hyper)
@@ -108,7 +121,7 @@ class Prodigy(StepSize):
         rate = d * float(hyper["lr"])
         if not self.bias_correction:
             return rate
-        beta1, beta2 = (float(beta) for beta in hyper["betas"])
+        beta1, beta2 = (float(beta) for beta in hyper["betas"][:2])
         t = step.double().to(d.device)
         return rate * (1 - beta2**t).sqrt() / (1 - beta1**t)
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from metrize.lab.events import Evaluated, Record, SpaceChecked, Stepped
 from metrize.lab.runs import Run
+from metrize.lab.summary import Summary
 from metrize.lab.tasks import Figure as TaskFigure
 from metrize.lab.tasks import Profile
-from metrize.lab.trainer import Summary
 
 # Told apart with any colour vision, and at least 3:1 against both the white and the dark page.
 COLOURS = ("#1479bd", "#d55e00", "#009e73", "#b98300", "#c06a98", "#4a9fd1", "#7d8590")

@@ -78,6 +78,7 @@ _COSTS = (
     Column("optimizer_ms_per_step", "optimizer, ms per step", "{:.2f}".format),
     Column("state_bytes_per_parameter", "state, bytes per parameter", "{:.2f}".format),
     Column("space_error", "error on the manifold", "{:.1e}".format, best=None),
+    Column("skipped_steps", "skipped steps", "{:.0f}".format, best=None),
 )
 
 
@@ -127,7 +128,7 @@ def rows(runs: Sequence[Run], target: float | None) -> list[Row]:
 
 
 def useful_columns(known: Sequence[Column], table: Sequence[Row], target: float | None) -> list[Column]:
-    """The columns that say something: no target, no time to it; no constrained weight, no error of it."""
+    """Those that say something: no target, no time to it; no constrained weight, no error of it; no step skipped."""
     needless = _CROSSING if target is None else ()
     applies = {column.key for column in known if column.absent or any(row.stats[column.key].known for row in table)}
     return [column for column in known if column.key in applies and column.key not in needless]

@@ -1,0 +1,84 @@
+"""Who computes what: here, one process has everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import metrize
+from metrize.lab import checkpoint, methods
+from metrize.lab.config import RunConfig
+from metrize.lab.models import Model
+
+Header = dict[str, Any]
+
+
+class Engine:
+    """One process: the whole model, the whole batch.
+
+    Args:
+        leads: whether this process writes the files of the run.
+    """
+
+    leads = True
+
+    def build(self, config: RunConfig) -> tuple[Model, metrize.Optimizer]:
+        """The model of a run and its optimizer."""
+        return methods.build(config)
+
+    def whole(self, model: Model) -> Model:
+        """A model that holds whole weights, to be evaluated."""
+        return model
+
+    def part(self, samples: Tensor) -> Tensor:
+        """The samples of a batch that this process trains on."""
+        return samples
+
+    def mean(self, value: float) -> float:
+        """Of what each process has."""
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process."""
+        return flag
+
+    def save(self, folder: Path, step: int, header: Header, model: Model, optimizer: metrize.Optimizer) -> Path:
+        """Write a checkpoint, and remove all but this one and the one before.
+
+        Args:
+            folder: the run.
+            step: steps done.
+            header: what else belongs to the run, as plain values; under ``config``, what it must be resumed with.
+            model: the model.
+            optimizer: its optimizer.
+
+        Raises:
+            NotWrittenError: the disk is full; the checkpoints before it are as they were.
+        """
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        return checkpoint.save(folder, step, header, state)
+
+    def load(
+        self, folder: Path, config: Mapping[str, Any], model: Model, optimizer: metrize.Optimizer
+    ) -> Header | None:
+        """Take over the newest checkpoint that is whole, and return its header; None if there has been none.
+
+        Args:
+            folder: the run.
+            config: which the checkpoint must be of, as plain values.
+            model: which takes over its weights.
+            optimizer: which takes over its state.
+
+        Raises:
+            CheckpointError: the newest whole checkpoint is of another run or version, or none of them is whole.
+        """
+        content = checkpoint.load_newest(folder, config)
+        if content is None:
+            return None
+        model.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+        header: Header = content["header"]
+        return header

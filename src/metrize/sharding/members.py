@@ -1,0 +1,90 @@
+"""What each process does with its part of a tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from metrize.groups import space_of
+from metrize.kinds import by_entry
+from metrize.part import Spec
+from metrize.recipe import Recipe, parse_recipe
+from metrize.sharding.shards import Cut, Line, cut_of, lines_of, replicated
+from metrize.spaces import Space
+from metrize.state import state_spec
+
+if TYPE_CHECKING:
+    from metrize.optimizer import Optimizer
+
+
+@dataclasses.dataclass
+class Member:
+    """A parameter that is a DTensor, and how it is stepped.
+
+    Args:
+        p: the parameter.
+        spec: what one process would keep for it: key -> (shape, dtype).
+        family: ``"local"``, every process steps the part it has; ``"owner"``, one process steps the whole;
+            ``"gathered"``, every process steps the whole.
+        cut: how it is cut; None where it is cut along several lines or not at all.
+        owner: who steps it, by place in the line.
+    """
+
+    p: DTensor
+    spec: Spec
+    family: str
+    cut: Cut | None = None
+    owner: int = 0
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """Along which it is cut."""
+        return lines_of(self.p)
+
+    @property
+    def here(self) -> bool:
+        """Whether this process steps it, or its own part of it."""
+        return self.family != "owner" or (self.cut is not None and self.owner == self.cut.line.rank)
+
+
+def members(optimizer: Optimizer) -> dict[Tensor, Member]:
+    """The cut parameters of an optimizer; every process comes to the same answer without a word."""
+    found: dict[Tensor, Member] = {}
+    loads: dict[str, list[float]] = {}
+    for group in optimizer.param_groups:
+        recipe, mine = parse_recipe(group["recipe"]), []
+        for index, p in enumerate(group["params"]):
+            if isinstance(p, DTensor):
+                space = space_of(group, index, recipe)
+                found[p] = _member(recipe, space, p, group)
+                mine.append((_work(recipe, space, found[p]), found[p]))
+        _share_out(mine, loads)  # group by group, so that a group that is added leaves the others where they are
+    return found
+
+
+def _member(recipe: Recipe, space: Space, p: DTensor, group: dict[str, Any]) -> Member:
+    spec, cut = state_spec(recipe, space, p, group), cut_of(p)
+    if replicated(p) or by_entry(recipe, space, p, group):
+        return Member(p, spec, "local", cut)
+    return Member(p, spec, "gathered") if cut is None else Member(p, spec, "owner", cut)
+
+
+def _work(recipe: Recipe, space: Space, member: Member) -> float:
+    """Work of a step, roughly: products with the shorter side, and the refreshes of a frame."""
+    shape = member.p.shape
+    short = min(math.prod(shape[1:]), shape[0]) if len(shape) > 1 else 0
+    refresh = recipe.frame.cost(shape) / recipe.frame.period if "phase" in member.spec else 0.0
+    return math.prod(shape) * (1 + short) + refresh
+
+
+def _share_out(mine: list[tuple[float, Member]], loads: dict[str, list[float]]) -> None:
+    """The costly ones first, each to the process that has the least to do."""
+    for work, member in sorted(mine, key=lambda pair: -pair[0]):
+        if member.family == "owner" and member.cut is not None:
+            load = loads.setdefault(member.cut.line.name, [0.0] * member.cut.line.size)
+            member.owner = min(range(len(load)), key=load.__getitem__)
+            load[member.owner] += work

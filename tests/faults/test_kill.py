@@ -1,0 +1,67 @@
+"""Killed at random moments, a run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import victims
+from runs import assert_same_run, config_of
+
+from metrize.lab.config import RunConfig
+
+CHANGES = [{}, {"optimizer": "SOAP", "options": {"precondition_frequency": 3}}, {"space": "Stiefel()"}]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_are_done() -> None:
+    """The process that forks the others starts with the first of them."""
+    process = victims.CONTEXT.Process(target=int)
+    process.start()
+    process.join(60)
+
+
+def assert_survives(config: RunConfig, folder: Path, kills: int, seed: int) -> None:
+    """Kill runs of a config until that many kills are done; each is then as one that was never killed."""
+    straight, chance, done = folder / "straight", random.Random(seed), 0
+    begun = time.perf_counter()
+    process = victims.start(config, straight)
+    process.join(60)
+    seconds = time.perf_counter() - begun
+    for attempt in range(kills):
+        run = folder / f"run-{attempt}"
+        while victims.kill_at_random(config, run, chance, seconds):
+            done += 1
+        assert_same_run(run, straight, config.steps)
+        if done >= kills:
+            return
+    raise AssertionError(f"only {done} kills in {kills} runs")
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=["Adam", "SOAP", "Stiefel"])
+def test_a_run_survives_some_kills(tmp_path: Path, changes: dict[str, object]) -> None:
+    assert_survives(config_of(tmp_path, **changes), tmp_path, kills=4, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", CHANGES, ids=["Adam", "SOAP", "Stiefel"])
+def test_a_run_survives_fifty_kills(tmp_path: Path, changes: dict[str, object]) -> None:
+    assert_survives(config_of(tmp_path, **changes), tmp_path, kills=50, seed=2)
+
+
+def test_a_save_may_be_killed_at_each_of_its_steps(tmp_path: Path) -> None:
+    """One save after another dies one touch of the disk later, until a run gets through."""
+    config = config_of(tmp_path, steps=4, checkpoint_every=1, eval_every=0)
+    victims.start(config, tmp_path / "straight").join(60)
+    run = tmp_path / "run"
+    for touch in range(1, 60):
+        process = victims.start(config, run, death=touch)
+        process.join(60)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+    assert touch > 10
+    assert_same_run(run, tmp_path / "straight", 4)

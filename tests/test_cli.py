@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from metrize.lab import trainer
 from metrize.lab.config import RunConfig
 from metrize.lab.data import mnist
 from metrize.lab.events import Began, Evaluated, Event, Stepped
+from metrize.lab.launch import ProcessError
 from metrize.lab.runs import Comparison
 from metrize.lab.tasks import TASKS
 from metrize.lab.tasks.classification import PAPER
@@ -99,7 +101,10 @@ def test_every_field_of_a_run_has_its_option(tiny: list[str], monkeypatch: pytes
     seen: list[RunConfig] = []
     monkeypatch.setattr(compare_module, "check", seen.extend)
     monkeypatch.setattr(trainer, "train", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
-    words = "--optimizer SGD --option momentum=0.5 --option nesterov=True --space Stiefel() --seed 3 --threads 2"
+    words = (
+        "--optimizer SGD --option momentum=0.5 --option nesterov=True --space Stiefel() --seed 3 --threads 2"
+    words += " --nproc 2"
+    )
     main(["train", *tiny, *words.split(), "--checkpoint-every", "5", "--data-root", "data"])
     assert seen == [
         RunConfig(
@@ -117,6 +122,7 @@ def test_every_field_of_a_run_has_its_option(tiny: list[str], monkeypatch: pytes
             data_root=str(tmp_path / "data"),
             text_file=str(tmp_path / "text"),
             threads=2,
+            nproc=2,
         )
     ]
     unset = [field.name for field in dataclasses.fields(RunConfig) if getattr(seen[0], field.name) == field.default]
@@ -172,6 +178,32 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
     assert losses(Path("stopped")) == losses(Path("whole"))
 
 
+def test_several_processes_train_one_run_and_another_number_goes_on(tiny: list[str], capsys: Output) -> None:
+    assert main(["train", *tiny, "--nproc", "2", "--checkpoint-every", "4", "--out", "run"]) == 0
+    assert "step 6 of 6" in capsys.readouterr().out
+    assert Path("run/report.html").is_file()
+    before = losses(Path("run"))
+    Path("run/summary.json").unlink()
+    shutil.rmtree("run/checkpoint-6")
+    assert main(["train", "--resume", "run", "--nproc", "1"]) == 0
+    assert RunConfig.load(Path("run")).nproc == 1
+    for (kind, step, loss), (*same, other) in zip(losses(Path("run")), before, strict=True):
+        assert [kind, step, pytest.approx(loss, abs=1e-4)] == [*same, other]
+
+
+def test_a_dead_process_is_named_and_how_to_go_on(
+    tiny: list[str], capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*args: Any, **kwargs: Any) -> None:
+        raise ProcessError("process 1 of 2 (counted from 0) was ended by SIGKILL; resume the run")
+
+    monkeypatch.setattr(trainer, "train_together", die)
+    assert main(["train", *tiny, "--nproc", "2", "--out", "run"]) == 2
+    error = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "process 1 of 2 (counted from 0) was ended by SIGKILL" in error
+    assert "go on with: metrize train --resume run" in error
+
+
 def test_compare_prints_one_table_and_goes_on_where_it_stopped(
     tiny: list[str], capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +251,9 @@ def test_data_mnist_says_where_the_files_are(capsys: Output, monkeypatch: pytest
         ("train --frobnicate", "frobnicate"),
         ("train --steps 0", "--steps"),
         ("train --seeds 2", "--seeds"),
+        ("train --nproc 0", "--nproc"),
+        ("train --nproc 3", "3 processes cannot share a batch of 128 samples evenly"),
+        ("train --resume taken --nproc 3", "3 processes cannot share"),
         ("train --optimizer Adma", "did you mean"),
         ("train --task digit", "did you mean"),
         ("train digit", "did you mean"),

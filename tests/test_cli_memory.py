@@ -27,6 +27,24 @@ def test_a_table_says_who_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert [(row[0], row[-1]) for row in rows] == [("SMMF", "yes"), ("AdamW", "no")]
 
 
+def test_what_each_of_many_processes_holds_and_sends(capsys: pytest.CaptureFixture[str], tmp_path) -> None:
+    words = ["memory", "resnet-18", "--ranks", "8", "--optimizer", "SOAP", "--optimizer", "AdamW"]
+    assert main([*words, "--json"]) == 0
+    lines = {line["optimizer"]: line for line in json.loads(capsys.readouterr().out)}
+    told = metrize.predict_sharded(KNOWN["ResNet-18"](), metrize.SOAP, 8)
+    assert lines["SOAP"]["collectives"] == told.collectives == 2
+    for share, expected in (("mean", told.mean), ("most", told.most)):
+        assert lines["SOAP"][share] == {**vars(expected), "total": expected.total}
+    assert main([*words, "--fits", "1", "--picture", str(tmp_path / "bytes.png")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    at = next(i for i, row in enumerate(rows) if row[:1] == ["SOAP"])
+    sent = [f"{each.sent / 2**20:.1f}" for each in (told.mean, told.most)]
+    assert [row[-3:] for row in rows[at : at + 2]] == [["yes", each, "2"] for each in sent]
+    assert main([*words, "--in-backward"]) == 2
+    assert main([*words[:3], "0"]) == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
 def test_a_task_and_a_picture(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "bytes.png"
     assert main(["memory", "digits", "--optimizer", "Muon", "--picture", str(picture)]) == 0

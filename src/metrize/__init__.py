@@ -3,7 +3,14 @@
 from metrize import frames, memory, norms, rules, step_sizes
 from metrize.frames import Identity
 from metrize.in_backward import InBackward
-from metrize.memory import Prediction, predict, state_bytes
+from metrize.memory import (
+    Prediction,
+    RankPrediction,
+    ShardedPrediction,
+    predict,
+    predict_sharded,
+    state_bytes,
+)
 from metrize.moments import Blocks, Cover, Dense, Factored, Outer, Quantized, RandomProjection, RankOne, Split
 from metrize.named import (
     APOLLO,
@@ -23,10 +30,13 @@ from metrize.named import (
     AdamNC,
     AdamW,
     AMSGrad,
+    COAPMuon,
     DistributedShampoo,
     FAdam,
     Flora,
+    FreeMuon,
     GaLore,
+    GrassmannSOAP,
     HFac,
     Lion,
     ModularNorm,
@@ -38,6 +48,8 @@ from metrize.named import (
     Shampoo,
     SignSGD,
     Signum,
+    SOAP8bit,
+    StiefelSMMF,
     catalogue,
 )
 from metrize.optimizer import Optimizer
@@ -87,6 +99,7 @@ __all__ = [
     "AdamNC",
     "AdamW",
     "Blocks",
+    "COAPMuon",
     "Compensated",
     "Cover",
     "Dense",
@@ -94,9 +107,11 @@ __all__ = [
     "FAdam",
     "Factored",
     "Flora",
+    "FreeMuon",
     "GaLore",
     "Given",
     "Grassmann",
+    "GrassmannSOAP",
     "HFac",
     "Identity",
     "InBackward",
@@ -117,10 +132,13 @@ __all__ = [
     "Quantized",
     "RandomProjection",
     "RankOne",
+    "RankPrediction",
     "Recipe",
     "Role",
+    "SOAP8bit",
     "Scion",
     "Shampoo",
+    "ShardedPrediction",
     "SignSGD",
     "Signum",
     "Sizes",
@@ -129,6 +147,7 @@ __all__ = [
     "Sphere",
     "Split",
     "Stiefel",
+    "StiefelSMMF",
     "Stochastic",
     "SymplecticGrassmann",
     "SymplecticStiefel",
@@ -148,6 +167,7 @@ __all__ = [
     "parse_space",
     "plan",
     "predict",
+    "predict_sharded",
     "rules",
     "spaces_of",
     "state_bytes",

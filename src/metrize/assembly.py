@@ -12,11 +12,11 @@ from metrize.bucket import Bucket, Fused
 from metrize.exchange import Exchange
 from metrize.frames import Frame
 from metrize.framing import point_shape
-from metrize.groups import name_of, space_of
-from metrize.kinds import alone, kind_of
+from metrize.groups import is_flat_piece_of, name_of, space_of
+from metrize.kinds import alone, by_entry, kind_of
 from metrize.linalg import is_sharded
 from metrize.recipe import Recipe, parse_recipe
-from metrize.spaces import Space
+from metrize.spaces import Space, SpaceError
 from metrize.spaces.declare import check_point, naming
 from metrize.state import drawn, new_state, real, state_spec
 
@@ -48,6 +48,7 @@ def assemble(optimizer: Optimizer, exchange: Exchange) -> list[Bucket]:
             if not trains(p):
                 continue
             work, space = exchange.work(p), space_of(group, index, recipe)
+            _refuse_flat_piece(recipe, space, group, index)
             if work is None:
                 _keep_place(optimizer, group, index)
                 continue
@@ -77,6 +78,17 @@ def _bucket(
     states = [optimizer.state[p] for p in params]
     seams = [seam for p in params if (seam := exchange.seam(p)) is not None]
     return kind(recipe, space, group, indices, works, states, exchange.counts(params[0]), seams)
+
+
+def _refuse_flat_piece(recipe: Recipe, space: Space, group: dict[str, Any], index: int) -> None:
+    """A rule for matrices would take a flat piece of several tensors for a vector, and train something else."""
+    p = group["params"][index]
+    if is_flat_piece_of(group, index) and not by_entry(recipe, space, p, group):
+        raise SpaceError(
+            f"parameter {name_of(group, index)!r} is a flat piece of {p.numel()} numbers that an engine cut without "
+            f"regard to dimensions, and {recipe.rule} needs whole tensors; shard the model with "
+            "torch.distributed.fsdp.fully_shard, or use an optimizer that works entry by entry, such as AdamW or Lion"
+        )
 
 
 def _ensure_state(optimizer: Optimizer, group: dict[str, Any], index: int, work: Tensor, kind: type[Bucket]) -> None:

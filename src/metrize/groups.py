@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metrize.linalg import is_flat_piece
 from metrize.recipe import Recipe
 from metrize.spaces import Space, SpaceError, Vector
 from metrize.spaces.base import parse_space
@@ -43,9 +44,9 @@ def space_of(group: dict[str, Any], index: int, recipe: Recipe) -> Space:
 
 
 def settle(group: dict[str, Any], recipe: Recipe) -> None:
-    """Check every parameter of a group and record the declared spaces under ``group["spaces"]``.
+    """Check every parameter of a group and record declared spaces and shapes under ``"spaces"`` and ``"shapes"``.
 
-    The record outlives the parameter objects, which frameworks exchange after construction.
+    The records outlive the parameter objects, which frameworks exchange after construction.
 
     Raises:
         SpaceError: a tensor its space cannot hold, a point off its space, or two different spaces for one tensor.
@@ -65,6 +66,14 @@ def settle(group: dict[str, Any], recipe: Recipe) -> None:
                 check_point(space, parameter)
             spaces.append(declared)
     group["spaces"] = tuple(spaces)
+    group["shapes"] = tuple(tuple(p.shape) for p in group["params"])
+
+
+def is_flat_piece_of(group: dict[str, Any], index: int) -> bool:
+    """Whether a parameter was put in the place of matrices after the group was made, as a vector of no known shape."""
+    p, shapes = group["params"][index], group["shapes"]
+    strange = p.ndim == 1 and tuple(p.shape) not in shapes and len(group["params"]) <= len(shapes)
+    return is_flat_piece(p) or (strange and any(len(shape) > 1 for shape in shapes))
 
 
 def newly_declared(group: dict[str, Any]) -> list[int]:

@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from metrize.bucket import Bucket
 from metrize.groups import name_of
-from metrize.linalg import all_finite
+from metrize.linalg import all_finite, is_sharded
 from metrize.optimizer import Optimizer
 from metrize.recipe import parse_recipe
 
@@ -28,7 +28,7 @@ class InBackward:
         accumulate: backward passes that make one step; their gradients are added up, as without this.
 
     Raises:
-        ValueError: accumulate below 1, or a step size that needs to know the whole model.
+        ValueError: accumulate below 1, a sharded parameter, or a step size that needs to know the whole model.
 
     Example:
         >>> handle = metrize.InBackward(optimizer, accumulate=4)
@@ -45,6 +45,12 @@ class InBackward:
                     f"step_size={recipe.step_size} has to see all gradients before the first step, and in backward "
                     "there is one at a time; use a given learning rate"
                 )
+            for index, p in enumerate(group["params"]):
+                if is_sharded(p):
+                    raise ValueError(
+                        f"parameter {name_of(group, index)!r} is sharded, and its gradient is complete only after "
+                        "backward; take steps with optimizer.step()"
+                    )
         self.optimizer, self.accumulate = optimizer, accumulate
         self._passes: dict[Tensor, int] = {}
         self._stepped: set[Tensor] = set()  # since the buckets were last looked at

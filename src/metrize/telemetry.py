@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metrize.groups import name_of
+from metrize.linalg import whole
 from metrize.optimizer import Optimizer
 from metrize.recipe import parse_recipe
 from metrize.state import real
@@ -41,12 +42,13 @@ def measured(optimizer: Optimizer) -> Iterator[dict[str, Sizes]]:
     Yields:
         A dict that is empty in the block, and holds `Sizes` by the parameter's name behind it.
     """
-    before = [[p.detach().clone() for p in group["params"]] for group in optimizer.param_groups]
+    before = [[whole(p.detach()).clone() for p in group["params"]] for group in optimizer.param_groups]
     sizes: dict[str, Sizes] = {}
     yield sizes
     for group, kept in zip(optimizer.param_groups, before, strict=True):
         norm = parse_recipe(group["recipe"]).rule.in_norm()
         for index, (p, old) in enumerate(zip(group["params"], kept, strict=True)):
             with torch.no_grad():
-                pair = torch.stack([real(p.detach()), real(p.detach()) - real(old)])
+                now = real(whole(p.detach()))
+                pair = torch.stack([now, now - real(old)])
             sizes[name_of(group, index)] = Sizes(*norm.norm(pair).unbind())

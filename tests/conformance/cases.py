@@ -48,6 +48,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "Adalayer": [{"weight_decay": 0.1}, {"hidden": "frozen", "freeze_after": 3}, {"hidden": "sgd", "hidden_lr": 0.1}],
     "AdamMini": [{"weight_decay": 0.1}],
     "Prodigy": [{"lr": 1.0, "d0": 1e-3}, {"lr": 1.0, "d0": 1e-2, "weight_decay": 0.1, "decouple": False, "slice_p": 3}],
+    "SOAP8bit": [{"smallest": 0, "block": 16, "precondition_frequency": 3, "weight_decay": 0.1}],
+    "COAPMuon": [{"rank": 2, "period": 2, "reproject": 2, "weight_decay": 0.1}],
+    "FreeMuon": [{"lr": 1.0, "d0": 1e-3}],
     "NormSGD": [{"momentum": 0.9, "length": "full"}],
     "SGD": [
         {},
@@ -57,7 +60,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 """Options worth a run of their own; an optimizer of the catalogue that is not listed runs with its defaults."""
 
-WHOLE = {"Adalayer", "AdamMini", "Muon", "Scion"}
+WHOLE = {"Adalayer", "AdamMini", "COAPMuon", "FreeMuon", "Muon", "Scion"}
 """They part a model into groups of their own."""
 
 PLAIN = {"Adam", "SGD"}
@@ -95,8 +98,9 @@ class Case:
             options["weight_decay"] = 0.0  # which would be told to be idle on a group of nothing but manifolds
         if (space := options.pop("space", None)) is not None:
             params = [{"params": list(params), "space": space}]  # not every optimizer has an option for it
-        elif self.method == "Muon" and not isinstance(params, nn.Module):
-            params = parted(list(params))
+        elif issubclass(metrize.catalogue()[self.method], metrize.Muon) and not isinstance(params, nn.Module):
+            rest = metrize.Prodigy if self.method == "FreeMuon" else metrize.AdamW
+            params = parted(list(params), rest.recipe())
         return metrize.catalogue()[self.method](params, **options)
 
     @property
@@ -127,9 +131,8 @@ Test = Callable[..., None]
 
 
 def each(listed: list[Case]) -> Callable[[Test], Test]:
-    """Run a test on these cases: the plain ones and, of every other method on every space, one drawn by the test's name.
-
-    The rest are slow tests.
+    """Run a test on these cases: all of the plain ones; of every other method on each space one, drawn by the test's
+    name. The rest are slow tests.
     """
 
     def mark(test: Test) -> Test:
@@ -159,11 +162,11 @@ def _lives(method: str, options: dict[str, Any], space: str) -> bool:
     return SPACES[space] is None or _lives_on(made.param_groups[0]["recipe"], space)
 
 
-def parted(params: list[Any]) -> list[dict[str, Any]]:
-    """Bare parameters for Muon, which takes nothing but matrices: all else is trained by AdamW."""
+def parted(params: list[Any], rest: metrize.Recipe) -> list[dict[str, Any]]:
+    """Bare parameters for Muon, which takes nothing but matrices: all else has a recipe of its own."""
     matrices = [(p[1] if isinstance(p, tuple) else p).ndim == 2 for p in params]
     parts = [[p for p, is_matrix in zip(params, matrices, strict=True) if is_matrix == kind] for kind in (True, False)]
-    recipes: list[dict[str, Any]] = [{}, {"recipe": metrize.AdamW.recipe()}]
+    recipes: list[dict[str, Any]] = [{}, {"recipe": rest}]
     return [{"params": part, **more} for part, more in zip(parts, recipes, strict=True) if part]
 
 

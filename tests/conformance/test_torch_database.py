@@ -15,17 +15,10 @@ import weakref
 from typing import Any
 
 import torch
+from database import DATABASE, INTERMEDIATES, MATRICES
 from torch import Tensor, nn
 from torch.nn import Parameter
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    ExponentialLR,
-    LinearLR,
-    PolynomialLR,
-    ReduceLROnPlateau,
-    SequentialLR,
-    StepLR,
-)
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.testing._internal.common_device_type import instantiate_device_type_tests
 from torch.testing._internal.common_optimizers import OptimizerInfo, OptimizerInput, TensorTracker, optims
@@ -33,115 +26,20 @@ from torch.testing._internal.common_utils import TestCase, parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import metrize
-from metrize import Dense, Recipe, rules
 
 
-class AdamBfloat16(metrize.Adam):
-    """Averages in another storage: no fused kernel."""
-
-    def __init__(self, params: Any, **options: Any) -> None:
-        super().__init__(params, moments=Dense("bfloat16"), **options)
+def row(optim_info: OptimizerInfo, entries: int) -> tuple[int, ...]:
+    """The shape of a vector, or of the matrix in its place."""
+    return (entries, 1) if optim_info.optim_cls in MATRICES else (entries,)
 
 
-class AdamScalar(metrize.Adam):
-    """One second moment for each parameter."""
-
-    def __init__(self, params: Any, **options: Any) -> None:
-        super().__init__(params, second_moment="scalar", **options)
+def linear(optim_info: OptimizerInfo, inputs: int = 4, outputs: int = 4) -> nn.Linear:
+    """With a bias, if the optimizer takes one."""
+    return nn.Linear(inputs, outputs, bias=optim_info.optim_cls not in MATRICES)
 
 
-class AdamWBfloat16(metrize.AdamW):
-    def __init__(self, params: Any, **options: Any) -> None:
-        super().__init__(params, moments=Dense("bfloat16"), **options)
-
-
-class SGDBfloat16(metrize.SGD):
-    def __init__(self, params: Any, **options: Any) -> None:
-        super().__init__(params, moments=Dense("bfloat16"), **options)
-
-
-class Descent(metrize.Optimizer):
-    """A recipe without a name in the catalogue, and without averages."""
-
-    def __init__(self, params: Any, **options: Any) -> None:
-        super().__init__(params, Recipe(rule=rules.Gradient()), **options)
-
-
-def adam_inputs(device: str, dtype: torch.dtype | None = None) -> list[OptimizerInput]:
-    return [
-        OptimizerInput(params=None, kwargs={}, desc="default"),
-        OptimizerInput(params=None, kwargs={"lr": 0.01}, desc="non-default lr"),
-        OptimizerInput(params=None, kwargs={"lr": torch.tensor(0.001)}, desc="tensor lr"),
-        OptimizerInput(params=None, kwargs={"betas": (0.5, 0.9), "eps": 1e-4}, desc="other averages"),
-        OptimizerInput(params=None, kwargs={"weight_decay": 0.1}, desc="nonzero weight_decay"),
-        OptimizerInput(params=None, kwargs={"weight_decay": 0.1, "maximize": True}, desc="maximize"),
-        OptimizerInput(params=None, kwargs={"skip_nonfinite": False}, desc="unguarded"),
-    ]
-
-
-def sgd_inputs(device: str, dtype: torch.dtype | None = None) -> list[OptimizerInput]:
-    return [
-        OptimizerInput(params=None, kwargs={"lr": 1e-2}, desc="default"),
-        OptimizerInput(params=None, kwargs={"lr": torch.tensor(0.001)}, desc="tensor lr"),
-        OptimizerInput(params=None, kwargs={"lr": 1e-2, "weight_decay": 0.5}, desc="nonzero weight_decay"),
-        OptimizerInput(params=None, kwargs={"lr": 1e-2, "momentum": 0.9}, desc="momentum"),
-        OptimizerInput(params=None, kwargs={"lr": 1e-2, "weight_decay": 0.1, "maximize": True}, desc="maximize"),
-        OptimizerInput(params=None, kwargs={"lr": 1e-2, "momentum": 0.9, "dampening": 0.5}, desc="dampening"),
-        OptimizerInput(
-            params=None,
-            kwargs={"lr": 1e-2, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
-            desc="nesterov",
-        ),
-    ]
-
-
-def descent_inputs(device: str, dtype: torch.dtype | None = None) -> list[OptimizerInput]:
-    return [
-        OptimizerInput(params=None, kwargs={"lr": 1e-2}, desc="default"),
-        OptimizerInput(params=None, kwargs={"lr": torch.tensor(0.01)}, desc="tensor lr"),
-        OptimizerInput(params=None, kwargs={"lr": 1e-2, "weight_decay": 0.1, "maximize": True}, desc="maximize"),
-    ]
-
-
-SCHEDULERS = (
-    [lambda opt: StepLR(opt, gamma=0.9, step_size=10), lambda opt: ReduceLROnPlateau(opt)],
-    [lambda opt: LinearLR(opt, start_factor=0.4, total_iters=4), lambda opt: ExponentialLR(opt, gamma=0.9)],
-    [lambda opt: PolynomialLR(opt, power=0.9, total_iters=4)],
-    [
-        lambda opt: SequentialLR(
-            opt, schedulers=[ConstantLR(opt, factor=0.4, total_iters=4), ExponentialLR(opt, gamma=0.9)], milestones=[4]
-        )
-    ],
-)
-
-INPUTS = {
-    metrize.Adam: adam_inputs,
-    metrize.AdamW: adam_inputs,
-    metrize.SGD: sgd_inputs,
-    AdamBfloat16: adam_inputs,
-    AdamScalar: adam_inputs,
-    AdamWBfloat16: adam_inputs,
-    SGDBfloat16: sgd_inputs,
-    Descent: descent_inputs,
-}
-DATABASE = [
-    OptimizerInfo(
-        cls, optim_inputs_func=inputs, scheduler_inputs=SCHEDULERS, supported_impls=(), not_og_supported_flags=()
-    )
-    for cls, inputs in INPUTS.items()
-]
-
-INTERMEDIATES = {
-    metrize.Adam: 0,
-    metrize.AdamW: 0,
-    metrize.SGD: 0,
-    AdamBfloat16: 5,
-    AdamScalar: 3,
-    AdamWBfloat16: 5,
-    SGDBfloat16: 4,
-    Descent: 2,
-}
-"""Tensors of a large parameter's size that a step may make besides the state."""
+def names(optimizer: torch.optim.Optimizer) -> list[str]:
+    return [name for group in optimizer.param_groups for name in group["param_names"]]
 
 
 def rosenbrock(x: Tensor, y: Tensor) -> Tensor:
@@ -188,11 +86,10 @@ class TestOptimizers(TestCase):
     ) -> None:
         for constructors in optim_info.scheduler_inputs if with_lrsched else [[]]:
             for optim_input in self.inputs(optim_info, device):  # fresh ones, because schedulers fill a tensor lr
-                if contiguous:
-                    weight, bias = Parameter(torch.randn(10, 5, dtype=dtype)), Parameter(torch.randn(10, dtype=dtype))
-                else:
-                    weight = Parameter(torch.randn(10, 5, 2, dtype=dtype)[..., 0])
-                    bias = Parameter(torch.randn(10, 2, dtype=dtype)[..., 0])
+                gap = () if contiguous else (2,)
+                shapes = (10, 5), row(optim_info, 10)
+                tensors = (torch.randn(*shape, *gap, dtype=dtype) for shape in shapes)
+                weight, bias = (Parameter(t if contiguous else t[..., 0]) for t in tensors)
                 self._goes_right_direction(
                     optim_info.optim_cls([weight, bias], **optim_input.kwargs), weight, bias, constructors, optim_input
                 )
@@ -205,7 +102,7 @@ class TestOptimizers(TestCase):
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = (weight.mv(x) + bias).pow(2).sum()
+            loss = (weight.mv(x) + bias.reshape(-1)).pow(2).sum()
             loss.backward()
             return loss.detach()
 
@@ -225,8 +122,11 @@ class TestOptimizers(TestCase):
         self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo
     ) -> None:
         for constructors in optim_info.scheduler_inputs:
-            weight, bias = Parameter(torch.randn(10, 5, dtype=dtype)), Parameter(torch.randn(10, dtype=dtype))
-            optimizer = optim_info.optim_cls([{"params": [weight]}, {"params": [bias], "lr": 0.01}], lr=0.001)
+            weight, bias = (Parameter(torch.randn(shape, dtype=dtype)) for shape in ((10, 5), row(optim_info, 10)))
+            options = self.inputs(optim_info, device)[0].kwargs
+            lr = 1.0 if "d0" in options else 0.001  # where it is a factor on a rate that is found
+            groups = [{"params": [weight]}, {"params": [bias], "lr": 10 * lr}]
+            optimizer = optim_info.optim_cls(groups, **{**options, "lr": lr})
             self._goes_right_direction(
                 optimizer, weight, bias, constructors, OptimizerInput(params=None, kwargs={}, desc="groups")
             )
@@ -235,7 +135,7 @@ class TestOptimizers(TestCase):
     def test_tensor_lr(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
         for optim_input, shape in itertools.product(self.inputs(optim_info, device), [(), (1,)]):
             kwargs = {**optim_input.kwargs, "lr": 0.01}
-            weight, bias = Parameter(torch.randn(10, 5, dtype=dtype)), Parameter(torch.randn(10, dtype=dtype))
+            weight, bias = (Parameter(torch.randn(shape, dtype=dtype)) for shape in ((10, 5), row(optim_info, 10)))
             twins = [Parameter(p.detach().clone()) for p in (weight, bias)]
             lr = torch.full(shape, 0.01, dtype=torch.float64)
             optimizer = optim_info.optim_cls([weight, bias], **{**kwargs, "lr": lr})
@@ -244,7 +144,7 @@ class TestOptimizers(TestCase):
             for _ in range(4):
                 for o, (w, b) in ((optimizer, (weight, bias)), (twin, twins)):
                     o.zero_grad()
-                    (w.mv(x) + b).pow(2).sum().backward()
+                    (w.mv(x) + b.reshape(-1)).pow(2).sum().backward()
                     o.step()
             self.assertEqual([weight, bias], twins, rtol=1e-6, atol=1e-6)
             self.assertIs(optimizer.param_groups[0]["lr"], lr)
@@ -277,7 +177,7 @@ class TestOptimizers(TestCase):
     @optims([info for info in DATABASE if info.supports_complex], dtypes=[torch.complex64])
     def test_complex(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
         for optim_input in self.inputs(optim_info, device):
-            complex_params = [Parameter(torch.randn(10, 5, dtype=dtype)), Parameter(torch.randn((), dtype=dtype))]
+            complex_params = [Parameter(torch.randn(shape, dtype=dtype)) for shape in ((10, 5), row(optim_info, 3))]
             real_params = [Parameter(torch.view_as_real(p.detach()).clone()) for p in complex_params]
             complex_optimizer = optim_info.optim_cls(complex_params, **optim_input.kwargs)
             real_optimizer = optim_info.optim_cls(real_params, **copy.deepcopy(optim_input.kwargs))
@@ -293,14 +193,14 @@ class TestOptimizers(TestCase):
     @optims([info for info in DATABASE if info.supports_complex], dtypes=[torch.complex64])
     def test_complex_2d(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
         for optim_input in self.inputs(optim_info, device):
-            z = Parameter(torch.randn(2, dtype=dtype))
+            z = Parameter(torch.randn(row(optim_info, 2), dtype=dtype))
             pair = Parameter(torch.view_as_real(z.detach()).clone())
             optimizers = [optim_info.optim_cls([p], **copy.deepcopy(optim_input.kwargs)) for p in (z, pair)]
             for _ in range(5):
                 for p, optimizer in zip((z, pair), optimizers, strict=True):
                     optimizer.zero_grad()
                     w = p if p.is_complex() else torch.view_as_complex(p)
-                    rosenbrock(w[0], w[1]).abs().mul(1e-3).backward()
+                    rosenbrock(w[0], w[1]).abs().sum().mul(1e-3).backward()
                     optimizer.step()
                 self.assertEqual(torch.view_as_real(z), pair)
 
@@ -320,7 +220,7 @@ class TestOptimizers(TestCase):
         for optim_input in self.inputs(optim_info, device):
             optim_input.kwargs["lr"] = 0.0  # of the group that does not name one
             optim_input.kwargs["weight_decay"] = 0.0
-            outer = [Parameter(torch.randn(10, 5, dtype=dtype)), Parameter(torch.randn(10, dtype=dtype))]
+            outer = [Parameter(torch.randn(shape, dtype=dtype)) for shape in ((10, 5), row(optim_info, 10))]
             frozen = Parameter(torch.randn(3, 4, dtype=dtype))
             before = frozen.detach().clone()
             optimizer = optim_info.optim_cls(
@@ -331,7 +231,7 @@ class TestOptimizers(TestCase):
             losses = []
             for _ in range(20):
                 optimizer.zero_grad()
-                loss = (outer[0].mv(x) + outer[1]).pow(2).sum() + frozen.pow(2).sum()
+                loss = (outer[0].mv(x) + outer[1].reshape(-1)).pow(2).sum() + frozen.pow(2).sum()
                 loss.backward()
                 losses.append(loss.item())
                 optimizer.step()
@@ -344,6 +244,8 @@ class TestOptimizers(TestCase):
     @optims(DATABASE, dtypes=[torch.float32])
     def test_param_groups_weight_decay(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
         for optim_input in self.inputs(optim_info, device):
+            if optim_info.optim_cls is metrize.Scion and optim_input.kwargs.get("constrained", True):
+                continue  # it decays by lr alone
             kwargs = {**optim_input.kwargs, "weight_decay": 0.0, "lr": 0.1, "maximize": False}
             start = torch.randn(10, 5, dtype=dtype)
             decaying, plain = Parameter(start.clone()), Parameter(start.clone())
@@ -376,8 +278,10 @@ class TestOptimizers(TestCase):
             if optim_input.kwargs.get("weight_decay") and kind == "zero_gradient":
                 continue  # parameters decay without a gradient
             kwargs = {**optim_input.kwargs, **({} if kind == "zero_gradient" else {"lr": 0.0})}
-            if optim_info.optim_cls in (metrize.AdamW, AdamWBfloat16) and kind == "zero_gradient":
-                kwargs["weight_decay"] = 0.0  # which is not the default
+            if optim_info.optim_cls is metrize.Scion and kind == "zero_gradient" and kwargs.get("constrained", True):
+                continue  # it decays by lr alone
+            if kind == "zero_gradient":
+                kwargs["weight_decay"] = 0.0  # which is not the default of all
             param = Parameter(torch.randn(5, 1, dtype=dtype))
             old = param.detach().clone()
             optimizer = optim_info.optim_cls([param], **kwargs)
@@ -399,9 +303,12 @@ class TestOptimizers(TestCase):
     def test_state_dict_deterministic(
         self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo, named_before: bool, named_after: bool
     ) -> None:
+        if optim_info.optim_cls is metrize.AdamMini and named_before != named_after:
+            self.skipTest("its blocks follow from the names")
+
         def start(named: bool, kwargs: dict[str, Any]) -> tuple[nn.Module, Any]:
             torch.manual_seed(0)
-            model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4))
+            model = nn.Sequential(linear(optim_info, 4, 5), nn.Tanh(), linear(optim_info, 5, 4))
             params = list(model.named_parameters() if named else model.parameters())
             return model, optim_info.optim_cls([{"params": params[:1]}, {"params": params[1:], "lr": 0.02}], **kwargs)
 
@@ -430,7 +337,7 @@ class TestOptimizers(TestCase):
         self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo, named: bool
     ) -> None:
         for optim_input in self.inputs(optim_info, device):
-            model = nn.Linear(4, 4)
+            model = linear(optim_info)
             params = model.named_parameters() if named else model.parameters()
             optimizer = optim_info.optim_cls(params, **optim_input.kwargs)
             self._train(model, optimizer, 0, 2)
@@ -439,7 +346,8 @@ class TestOptimizers(TestCase):
             file.seek(0)
             loaded = torch.load(file, weights_only=True)
             self.assertEqual(loaded, optimizer.state_dict(), rtol=0, atol=0)
-            fresh = optim_info.optim_cls(model.named_parameters() if named else model.parameters())
+            params = model.named_parameters() if named else model.parameters()
+            fresh = optim_info.optim_cls(params, **{**optim_input.kwargs, "skip_nonfinite": False})
             fresh.load_state_dict(loaded)
             self.assertEqual(fresh.state_dict(), optimizer.state_dict(), rtol=0, atol=0)
 
@@ -447,15 +355,18 @@ class TestOptimizers(TestCase):
     def test_can_load_from_to_named_state_dict(
         self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo
     ) -> None:
-        model = nn.Linear(4, 4)
-        named = optim_info.optim_cls([("first", model.weight), ("second", model.bias)])
+        model = linear(optim_info)
+        if optim_info.optim_cls is metrize.AdamMini:
+            self.skipTest("its blocks follow from the names")
+        first, second = model = nn.ParameterList([torch.ones(4, 4), torch.ones(row(optim_info, 4))])
+        named = optim_info.optim_cls([("first", first), ("second", second)])
         plain = optim_info.optim_cls(model.parameters())
-        renamed = optim_info.optim_cls([("third", model.weight), ("fourth", model.bias)])
+        renamed = optim_info.optim_cls([("third", first), ("fourth", second)])
         renamed.load_state_dict(plain.state_dict())
-        self.assertEqual(renamed.param_groups[0]["param_names"], ["third", "fourth"])
+        self.assertEqual(names(renamed), ["third", "fourth"])
         for optimizer in (plain, renamed):  # torch takes the names of the checkpoint over
             optimizer.load_state_dict(named.state_dict())
-            self.assertEqual(optimizer.param_groups[0]["param_names"], ["first", "second"])
+            self.assertEqual(names(optimizer), ["first", "second"])
 
     @parametrize("param_dtype", [torch.bfloat16, torch.float16])
     @optims(DATABASE, dtypes=[torch.float32])
@@ -463,15 +374,15 @@ class TestOptimizers(TestCase):
         self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo, param_dtype: torch.dtype
     ) -> None:
         for optim_input in self.inputs(optim_info, device):
-            model = nn.Linear(4, 4).to(param_dtype)
+            model = linear(optim_info).to(param_dtype)
             optimizer = optim_info.optim_cls(model.parameters(), **optim_input.kwargs)
             for p in model.parameters():
                 p.grad = torch.randn_like(p)
             optimizer.step()
-            fresh = optim_info.optim_cls(model.parameters())
+            fresh = optim_info.optim_cls(model.parameters(), **{**optim_input.kwargs, "skip_nonfinite": False})
             fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
             self.assertEqual(fresh.state_dict(), optimizer.state_dict(), rtol=0, atol=0, exact_dtype=True)
-            for p in model.parameters():
+            for p in model.parameters() if optim_info.optim_cls in INTERMEDIATES else ():
                 stored = torch.bfloat16 if "Bfloat16" in optim_info.name else torch.float32
                 averages = {key: t.dtype for key, t in fresh.state[p].items() if t.shape == p.shape}
                 self.assertEqual(set(averages.values()), {stored} if averages else set())
@@ -517,7 +428,7 @@ class TestOptimizers(TestCase):
     def test_step_pre_hook_may_change_the_arguments(
         self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo
     ) -> None:
-        optimizer = optim_info.optim_cls([torch.ones(2, requires_grad=True)])
+        optimizer = optim_info.optim_cls([torch.ones(2, 1, requires_grad=True)])
         optimizer.register_step_pre_hook(lambda opt, args, kwargs: ((opt, lambda: 7.0), {}))
         self.assertEqual(optimizer.step(), 7.0)
 
@@ -592,7 +503,7 @@ class TestOptimizers(TestCase):
     @optims(DATABASE, dtypes=[torch.float32])
     def test_non_empty_state(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
         for optim_input in self.inputs(optim_info, device):
-            model = nn.Linear(4, 4)
+            model = linear(optim_info)
             optimizer = optim_info.optim_cls(model.parameters(), **optim_input.kwargs)
             self._train(model, optimizer, 0, 1)
             for state in optimizer.state.values():
@@ -603,6 +514,10 @@ class TestOptimizers(TestCase):
         for optim_input in self.inputs(optim_info, device):
             table = nn.Embedding(5, 0, dtype=dtype)
             before = table.weight.detach().clone()
+            if optim_info.optim_cls in {metrize.Scion, *MATRICES}:
+                with self.assertRaisesRegex(metrize.SpaceError, "'weight'.* and entries"):
+                    optim_info.optim_cls(table.named_parameters(), **optim_input.kwargs)
+                continue
             optimizer = optim_info.optim_cls(table.parameters(), **optim_input.kwargs)
             for _ in range(2):
                 optimizer.zero_grad()
@@ -627,7 +542,7 @@ class TestOptimizers(TestCase):
             return torch.load(file, weights_only=False)
 
         for optim_input in self.inputs(optim_info, device):
-            model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+            model = nn.Sequential(linear(optim_info), linear(optim_info))
             optimizer = optim_info.optim_cls(model.parameters(), **optim_input.kwargs)
             self._train(model, optimizer, 0, 2)
             other, twin = copied((model, optimizer))
@@ -656,39 +571,37 @@ class TestOptimizers(TestCase):
     @optims(DATABASE, dtypes=[torch.float32])
     def test_add_param_group(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
         for optim_input in self.inputs(optim_info, device):
-            first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+            first, second = linear(optim_info), linear(optim_info)
             model = nn.Sequential(first, second)
             optimizer = optim_info.optim_cls(first.parameters(), **optim_input.kwargs)
             self._train(model, optimizer, 0, 2)
             before = second.weight.detach().clone()
             self._train(model, optimizer, 2, 3)
             self.assertEqual(second.weight, before, rtol=0, atol=0)
-            optimizer.add_param_group({"params": second.parameters(), "lr": 0.5})
+            optimizer.add_param_group({"params": [second.weight], "weight_decay": 0.05})
             optimizer.zero_grad()
             self._train(model, optimizer, 3, 5)
-            self.assertNotEqual(second.weight, before)
-            self.assertEqual(optimizer.param_groups[1]["lr"], 0.5)
+            self.assertFalse(torch.equal(second.weight, before))
+            self.assertEqual(optimizer.param_groups[-1]["weight_decay"], 0.05)
             self.assertEqual(optimizer.state[first.weight]["step"].item(), 5)
             self.assertEqual(optimizer.state[second.weight]["step"].item(), 2)
 
     @optims(DATABASE, dtypes=[torch.float32])
     def test_param_group_with_tuples_of_names(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
-        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        model = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(3)))
         named = list(model.named_parameters())
         optimizer = optim_info.optim_cls([{"params": named[:2]}])
         optimizer.add_param_group({"params": named[2:]})
-        self.assertEqual(
-            [group["param_names"] for group in optimizer.param_groups],
-            [["0.weight", "0.bias"], ["1.weight", "1.bias"]],
-        )
+        found = [group["param_names"] for group in optimizer.param_groups]
+        self.assertEqual(found, [["0.weight", "1.weight"], ["2.weight"]])
         with self.assertRaisesRegex(ValueError, "with/without names"):
-            optimizer.add_param_group({"params": [Parameter(torch.ones(3))]})
+            optimizer.add_param_group({"params": [Parameter(torch.ones(3, 1))]})
         self._train(model, optimizer, 0, 1)
 
     @optims(DATABASE, dtypes=[torch.float32])
     def test_closure(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
         for optim_input in self.inputs(optim_info, device):
-            model = nn.Linear(4, 1)
+            model = linear(optim_info, 4, 1)
             other = copy.deepcopy(model)
             optimizer = optim_info.optim_cls(model.parameters(), **optim_input.kwargs)
             twin = optim_info.optim_cls(other.parameters(), **copy.deepcopy(optim_input.kwargs))
@@ -713,14 +626,14 @@ class TestOptimizers(TestCase):
         self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo
     ) -> None:
         for optim_input in self.inputs(optim_info, device):
-            optimizer = optim_info.optim_cls([Parameter(torch.ones(3))], **optim_input.kwargs)
-            self.assertEqual(set(optimizer.param_groups[0]), {*optimizer.defaults, "params", "spaces"})
-            for key, value in optim_input.kwargs.items():
-                self.assertEqual(optimizer.param_groups[0][key], value)
+            optimizer = optim_info.optim_cls([Parameter(torch.ones(3, 2))], **optim_input.kwargs)
+            self.assertEqual(set(optimizer.param_groups[0]), {*optimizer.defaults, "params", "shapes", "spaces"})
+            for key in optim_input.kwargs.keys() & optimizer.defaults.keys():
+                self.assertEqual(optimizer.param_groups[0][key], optim_input.kwargs[key])
 
     @optims(DATABASE, dtypes=[torch.float32])
     def test_zero_grad(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
-        model = nn.Linear(4, 4)
+        model = linear(optim_info)
         optimizer = optim_info.optim_cls(model.parameters())
         self._train(model, optimizer, 0, 1)
         optimizer.zero_grad(set_to_none=False)
@@ -732,7 +645,7 @@ class TestOptimizers(TestCase):
     def test_mixed_dtypes(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
         for optim_input in self.inputs(optim_info, device):
             dtypes = [torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.complex64, torch.complex128]
-            params = [Parameter(torch.ones(3, dtype=t)) for t in dtypes]
+            params = [Parameter(torch.ones(row(optim_info, 3), dtype=t)) for t in dtypes]
             optimizer = optim_info.optim_cls(params, **{**optim_input.kwargs, "lr": 0.1})
             for _ in range(2):
                 for p in params:
@@ -741,9 +654,9 @@ class TestOptimizers(TestCase):
             self.assertEqual([p.dtype for p in params], dtypes)
             wanted = [params[2].detach(), params[0].detach().double()]
             self.assertEqual(wanted[0], wanted[1], rtol=1e-2, atol=1e-2)
-            self.assertNotEqual(params[0], torch.ones(3))
+            self.assertFalse(torch.equal(params[0], torch.ones_like(params[0])))
 
-    @optims(DATABASE, dtypes=[torch.float32])
+    @optims([info for info in DATABASE if info.optim_cls in INTERMEDIATES], dtypes=[torch.float32])
     def test_peak_memory(self, device: str, dtype: torch.dtype, optim_info: OptimizerInfo) -> None:
         """New memory alive at once in a step; the state is there already."""
         large = 2**18 + 8  # numbers; updated where they lie

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
+import metrize
+from metrize.lab import methods
 from metrize.lab.config import RunConfig
 from metrize.lab.durable import draft_of
+from metrize.lab.models import Model
+from metrize.lab.sharded import take_over
 
 
 def config_of(folder: Path, **changes: Any) -> RunConfig:
@@ -18,8 +20,15 @@ def config_of(folder: Path, **changes: Any) -> RunConfig:
     text = folder / "text"
     text.write_text("".join(f"{i} squared is {i * i}.\n" for i in range(400)))
     model = {"width": 8, "layers": 1, "heads": 2, "context": 8}
-    short: dict[str, Any] = {"steps": 20, "batch_size": 4, "eval_every": 6, "checkpoint_every": 5, "threads": 1}
-    return RunConfig("text", lr=1e-2, model=model, text_file=str(text), **{**short, **changes})
+    short: dict[str, Any] = {
+        "lr": 1e-2,
+        "steps": 20,
+        "batch_size": 4,
+        "eval_every": 6,
+        "checkpoint_every": 5,
+        "threads": 1,
+    }
+    return RunConfig("text", model=model, text_file=str(text), **{**short, **changes})
 
 
 def measured(folder: Path) -> list[dict[str, Any]]:
@@ -30,8 +39,16 @@ def measured(folder: Path) -> list[dict[str, Any]]:
 
 def digest(folder: Path, step: int) -> str:
     """SHA-256 of all weights and all optimizer state after a step."""
-    content = torch.load(folder / f"checkpoint-{step}.pt", weights_only=True)
-    return hashlib.sha256(b"".join(_bytes(content["model"], content["optimizer"]["state"]))).hexdigest()
+    model, optimizer = loaded(folder, step)
+    return hashlib.sha256(b"".join(_bytes(model.state_dict(), optimizer.state_dict()["state"]))).hexdigest()
+
+
+def loaded(folder: Path, step: int) -> tuple[Model, metrize.Optimizer]:
+    """A checkpoint as one process takes it over, whoever wrote it."""
+    file = folder / f"checkpoint-{step}.pt"
+    model, optimizer = methods.build(RunConfig.load(folder))
+    take_over(file if file.exists() else file.with_suffix(""), model, optimizer)
+    return model, optimizer
 
 
 def assert_same_run(folder: Path, other: Path, step: int) -> None:

@@ -28,17 +28,17 @@ def assert_survives(config: RunConfig, folder: Path, kills: int, seed: int) -> N
     """Kill runs of a config until that many kills are done; each is then as one that was never killed."""
     straight, chance, done = folder / "straight", random.Random(seed), 0
     begun = time.perf_counter()
-    process = victims.start(config, straight)
-    process.join(60)
+    victims.finish(config, straight)
     seconds = time.perf_counter() - begun
-    for attempt in range(kills):
+    kill = victims.kill_at_random if config.nproc is None else victims.kill_one_of_several
+    for attempt in range(5 * kills):
         run = folder / f"run-{attempt}"
-        while victims.kill_at_random(config, run, chance, seconds):
+        while kill(config, run, chance, seconds):
             done += 1
         assert_same_run(run, straight, config.steps)
         if done >= kills:
             return
-    raise AssertionError(f"only {done} kills in {kills} runs")
+    raise AssertionError(f"only {done} kills in {5 * kills} runs")
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=["Adam", "SOAP", "Stiefel"])
@@ -52,10 +52,20 @@ def test_a_run_survives_fifty_kills(tmp_path: Path, changes: dict[str, object]) 
     assert_survives(config_of(tmp_path, **changes), tmp_path, kills=50, seed=2)
 
 
+def test_two_processes_survive_some_kills(tmp_path: Path) -> None:
+    assert_survives(config_of(tmp_path, nproc=2, optimizer="Muon", lr=1e-3), tmp_path, kills=3, seed=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", CHANGES, ids=["Adam", "SOAP", "Stiefel"])
+def test_two_processes_survive_fifty_kills(tmp_path: Path, changes: dict[str, object]) -> None:
+    assert_survives(config_of(tmp_path, nproc=2, **changes), tmp_path, kills=50, seed=4)
+
+
 def test_a_save_may_be_killed_at_each_of_its_steps(tmp_path: Path) -> None:
     """One save after another dies one touch of the disk later, until a run gets through."""
     config = config_of(tmp_path, steps=4, checkpoint_every=1, eval_every=0)
-    victims.start(config, tmp_path / "straight").join(60)
+    victims.finish(config, tmp_path / "straight")
     run = tmp_path / "run"
     for touch in range(1, 60):
         process = victims.start(config, run, death=touch)

@@ -111,12 +111,12 @@ def test_no_flipped_byte_is_taken_for_data(config: RunConfig, run: Path) -> None
         with warnings.catch_warnings(record=True):
             warnings.simplefilter("always")
             try:
-                content = checkpoint.load_newest(run, plain)
+                found = checkpoint.newest(run, plain)
             except CheckpointError:
                 seen.add("refused")
                 continue
-        assert content is not None
-        step = content["header"]["step"]
+        assert found is not None
+        step = found[1]["step"]
         seen.add(step)
         assert step == 10 or digest(run, 13) == before
     assert {10, 13} <= seen  # some bytes are padding
@@ -157,7 +157,6 @@ def of_another_run(file: Path) -> None:
         (lambda file: torch.save({"model": torch.ones(3)}, file), "is no checkpoint of a run of metrize"),
         (lambda file: torch.save(torch.ones(3), file), "is no checkpoint of a run of metrize"),
         (lambda file: torch.save({"header": print}, file), "is no checkpoint of a run of metrize .*Weights only load"),
-        (lambda file: (file.unlink(), file.mkdir()), "was written by several processes, which `--nproc`"),
     ],
 )
 def test_a_foreign_checkpoint_is_refused_by_name_and_the_older_one_offered(
@@ -177,7 +176,7 @@ def test_a_foreign_checkpoint_is_refused_by_name_and_the_older_one_offered(
 def test_the_only_checkpoint_refused_offers_a_new_start(config: RunConfig, run: Path) -> None:
     (run / "checkpoint-10.pt").unlink()
     written(format=1)(run / "checkpoint-13.pt")
-    with pytest.raises(CheckpointError, match="format 1.*remove it to start the run again"):
+    with pytest.raises(CheckpointError, match=r"format 1.*remove it to start the run again"):
         train(config, run, resume=True)
 
 

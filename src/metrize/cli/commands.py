@@ -71,7 +71,8 @@ def train(
         option: Option of the optimizer, such as momentum=0.5; may be given again.
         seed: Decides the initial weights and the order of the data.
         out: Folder of the run. [default: runs/TASK-METHOD-seedN]
-        resume: Go on with the interrupted run in this folder, bit for bit; no other option is needed.
+        resume: Go on with the interrupted run in this folder, bit for bit; no other option is needed, and only --nproc
+            is possible.
     """
     from metrize.lab.compare import parse_options
     from metrize.lab.methods import space_of
@@ -83,8 +84,10 @@ def train(
         base, options, own = setting.config(), parse_options(option), space_of(setting.task, space)
     config = dataclasses.replace(base, optimizer=optimizer, space=own, options=options, seed=seed)
     if resume:
-        _refuse_others(config != RunConfig() or out is not None)
-        config = RunConfig.load(resume)
+        _refuse_others(dataclasses.replace(config, nproc=None) != RunConfig() or out is not None)
+        with _mendable(ValueError):
+            saved = RunConfig.load(resume)
+            config = dataclasses.replace(saved, nproc=config.nproc or saved.nproc)
     folder = resume or out or Path("runs", f"{config.task}-{slug(config.label)}-seed{config.seed}")
     _check([config])
     with _stoppable(f"metrize train --resume {folder}"), watching([folder.name]) as watch:
@@ -194,14 +197,15 @@ def _stoppable(command: str) -> Iterator[None]:
     """Ctrl-C, and what breaks a run that is saved, say how to go on."""
     from metrize.lab.checkpoint import CheckpointError
     from metrize.lab.durable import NotWrittenError
+    from metrize.lab.launch import ProcessError
     from metrize.lab.trainer import Interrupted
 
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as stopped:
         raise StoppedError(f"stopped; go on with: {command}") from stopped
-    except (CheckpointError, NotWrittenError) as broken:
-        raise MendableError(f"{broken}\nthen go on with: {command}") from broken
+    except (CheckpointError, NotWrittenError, ProcessError) as broken:
+        raise MendableError(f"{broken}\ngo on with: {command}") from broken
 
 
 def _check(configs: Iterable[RunConfig]) -> None:

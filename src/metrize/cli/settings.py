@@ -33,7 +33,8 @@ class Setting:
         checkpoint_every: Steps between two checkpoints; 0 writes the last one only.
         data_root: Folder of the MNIST files.
         text_file: File of the text task; without it, the standard library's own sources.
-        threads: Threads of torch; without it, torch chooses.
+        threads: Threads of torch in each process; without it, torch chooses, or the processes share the cores.
+        nproc: Processes that share the model and each batch.
     """
 
     task: str = RunConfig.task
@@ -47,12 +48,13 @@ class Setting:
     data_root: Path | None = None
     text_file: Path | None = None
     threads: Count | None = None
+    nproc: Count | None = None
 
     def config(self) -> RunConfig:
         """The configuration of a run with the default method and seed.
 
         Raises:
-            ValueError: a ``model`` word is not ``name=value``.
+            ValueError: a ``model`` word is not ``name=value``, or the processes cannot share a batch evenly.
         """
         from metrize.lab.compare import parse_options
 

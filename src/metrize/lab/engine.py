@@ -6,24 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import metrize
 from metrize.lab import checkpoint, methods
+from metrize.lab.checkpoint import Header
 from metrize.lab.config import RunConfig
 from metrize.lab.models import Model
-
-Header = dict[str, Any]
 
 
 class Engine:
     """One process: the whole model, the whole batch.
 
-    Args:
+    Attributes:
         leads: whether this process writes the files of the run.
+        size: processes of the run.
     """
 
     leads = True
+    size = 1
 
     def build(self, config: RunConfig) -> tuple[Model, metrize.Optimizer]:
         """The model of a run and its optimizer."""
@@ -37,8 +39,8 @@ class Engine:
         """The samples of a batch that this process trains on."""
         return samples
 
-    def mean(self, value: float) -> float:
-        """Of what each process has."""
+    def sum(self, value: float) -> float:
+        """Of what all processes have."""
         return value
 
     def any(self, flag: bool) -> bool:
@@ -75,10 +77,16 @@ class Engine:
         Raises:
             CheckpointError: the newest whole checkpoint is of another run or version, or none of them is whole.
         """
-        content = checkpoint.load_newest(folder, config)
-        if content is None:
+        found = checkpoint.newest(folder, config)
+        if found is None:
             return None
+        path, header = found
+        if path.is_dir():
+            from metrize.lab.sharded import take_over  # imports half of torch.distributed
+
+            take_over(path, model, optimizer)
+            return header
+        content = torch.load(path, weights_only=True)
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
-        header: Header = content["header"]
         return header

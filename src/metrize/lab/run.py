@@ -166,7 +166,7 @@ class Run:
         inputs, targets = self.data.batch(self.config.seed, self.step, self.config.batch_size)
         loss = self.model.loss(self.model(self.engine.part(inputs)), self.engine.part(targets))
         loss.backward()  # type: ignore[no-untyped-call]
-        value = self.engine.mean(loss.item())
+        value = self.engine.sum(loss.item()) / self.engine.size
         if not math.isfinite(value):
             self.diverged = True
             return
@@ -197,7 +197,7 @@ class Run:
     def _summary(self, conclusion: Conclusion) -> Summary:
         evaluations, checks = self.journal.of(Evaluated), self.journal.of(SpaceChecked)
         last = None if self.diverged else evaluations[-1]
-        state_bytes, parameters = metrize.state_bytes(self.optimizer), _count(self.model)
+        state_bytes, parameters = int(self.engine.sum(metrize.state_bytes(self.optimizer))), _count(self.model)
         return Summary(
             label=self.config.label,
             seed=self.config.seed,

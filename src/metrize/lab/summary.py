@@ -22,7 +22,7 @@ class Summary:
         ms_per_step: median over all steps.
         optimizer_ms_per_step: median of ``optimizer.step`` alone.
         first_step_ms: the first ``optimizer.step``, which also makes the state.
-        state_bytes: bytes of optimizer state.
+        state_bytes: bytes of optimizer state, of all processes together.
         state_bytes_per_parameter: the same for each number of the model.
         parameter_bytes: bytes of the model's weights.
         figures: what else the task measures of the trained model, by key; None where it is not finite, and empty if the

@@ -8,6 +8,7 @@ from pathlib import Path
 from metrize.lab.config import RunConfig, differences
 from metrize.lab.engine import Engine
 from metrize.lab.events import Event
+from metrize.lab.launch import train_together
 from metrize.lab.run import Interrupted, train_here
 from metrize.lab.summary import Summary
 
@@ -40,12 +41,15 @@ def train(
     Raises:
         Interrupted: the run was asked to stop; it is saved.
         CheckpointError: the newest whole checkpoint is of another run or version, or none is whole; says the way on.
+        ProcessError: one of several processes died; the run can go on from its last checkpoint.
         NotWrittenError: the disk is full; the run can go on from its last checkpoint.
         FileExistsError: the folder holds a run already, and ``resume`` is off.
         FileNotFoundError: ``resume`` is on, and the folder holds no run.
         ValueError: the resumed run has another config, or the config names something unknown.
     """
     _check_folder(config, folder, resume)
+    if config.nproc is not None:
+        return train_together(config, folder, on_event or _ignore, resume, stop)
     return train_here(config, folder, on_event or _ignore, resume, stop, Engine())
 
 

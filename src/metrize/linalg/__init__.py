@@ -7,7 +7,7 @@ from metrize.linalg.polar import newton_schulz_polish, polar
 from metrize.linalg.polar_express import polar_express
 from metrize.linalg.products import addmm, skew
 from metrize.linalg.rows import in_rows
-from metrize.linalg.sharded import held, is_sharded, whole
+from metrize.linalg.sharded import held, is_flat_piece, is_sharded, whole
 from metrize.linalg.signs import householder_signs
 from metrize.linalg.spectral_norm import spectral_norm
 from metrize.linalg.unit import unit
@@ -18,6 +18,7 @@ __all__ = [
     "held",
     "householder_signs",
     "in_rows",
+    "is_flat_piece",
     "is_sharded",
     "newton_schulz_polish",
     "orthogonalize",

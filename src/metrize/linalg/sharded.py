@@ -14,6 +14,12 @@ def is_sharded(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def is_flat_piece(tensor: Tensor) -> bool:
+    """Whether an engine that knows nothing of dimensions made a flat piece of what was a tensor."""
+    flattened = getattr(tensor, "_fsdp_flattened", False)  # by FullyShardedDataParallel, the older of torch's two
+    return flattened or len(getattr(tensor, "ds_shape", ())) > tensor.ndim  # by DeepSpeed's third stage
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The tensor with all its parts, on every process: a collective where it is sharded."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]

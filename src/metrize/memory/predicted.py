@@ -21,6 +21,9 @@ from metrize.streamed import Streamed, piece_size
 Target = nn.Module | Mapping[str, Sequence[int]] | Iterable[Sequence[int]]
 """What is to be trained: a module, on whatever device, or the shapes of its parameters, named or not."""
 
+Build = Recipe | type[Optimizer] | Callable[[Any], Optimizer]
+"""What is to train it: a recipe, an optimizer of the catalogue, or a function from parameters to an optimizer."""
+
 _TEMPORARIES: dict[type[Bucket], int] = {Fused: 0, Streamed: 8}
 _OTHERWISE = 6  # float32 copies of a batch that a journey through all its parts keeps alive at the most
 
@@ -53,7 +56,7 @@ class Prediction:
 
 def predict(
     target: Target,
-    recipe: Recipe | type[Optimizer] | Callable[[Any], Optimizer],
+    recipe: Build,
     *,
     dtype: torch.dtype = torch.float32,
     in_backward: bool = False,
@@ -69,22 +72,26 @@ def predict(
     Raises:
         SpaceError: a parameter that the recipe cannot train, by name.
     """
-    params: Any = target if isinstance(target, nn.Module) else _placeholders(target, dtype)
-    build = (lambda p: Optimizer(p, recipe)) if isinstance(recipe, Recipe) else recipe
-    optimizer = build(params)
+    optimizer = built(target, recipe, dtype)
     by_key: dict[str, int] = {}
     by_parameter: dict[str, int] = {}
     sizes, temporary = [], 0
     for group in optimizer.param_groups:
-        for index, (name, p) in enumerate(zip(_names(group), group["params"], strict=True)):
+        for index, (name, p) in enumerate(zip(names_of(group), group["params"], strict=True)):
             spec = optimizer.spec(group, index)
             for key, (shape, kind) in spec.items():
                 by_key[key] = by_key.get(key, 0) + math.prod(shape) * kind.itemsize
             by_parameter[name] = sum(math.prod(shape) * kind.itemsize for shape, kind in spec.values())
             sizes.append(p.numel() * p.element_size())
-            temporary = max(temporary, _temporary(group, index, p))
+            temporary = max(temporary, temporary_of(group, index, p))
     gradients = max(sizes, default=0) if in_backward else sum(sizes)
     return Prediction(sum(sizes), gradients, sum(by_key.values()), temporary, by_key, by_parameter)
+
+
+def built(target: Target, recipe: Build, dtype: torch.dtype) -> Optimizer:
+    """The optimizer of a target, whose parameters may be mere shapes."""
+    params: Any = target if isinstance(target, nn.Module) else _placeholders(target, dtype)
+    return Optimizer(params, recipe) if isinstance(recipe, Recipe) else recipe(params)
 
 
 def _placeholders(shapes: Mapping[str, Sequence[int]] | Iterable[Sequence[int]], dtype: torch.dtype) -> list[Any]:
@@ -92,11 +99,13 @@ def _placeholders(shapes: Mapping[str, Sequence[int]] | Iterable[Sequence[int]],
     return [(name, nn.Parameter(torch.empty(tuple(shape), dtype=dtype, device="meta"))) for name, shape in named]
 
 
-def _names(group: dict[str, Any]) -> list[str]:
+def names_of(group: dict[str, Any]) -> list[str]:
+    """The names of a group's parameters, or their places where names were not given."""
     return group.get("param_names") or [f"#{i}" for i in range(len(group["params"]))]
 
 
-def _temporary(group: dict[str, Any], index: int, p: Tensor) -> int:
+def temporary_of(group: dict[str, Any], index: int, p: Tensor) -> int:
+    """Bytes that stepping a tensor takes for a while; an estimate from above."""
     recipe = parse_recipe(group["recipe"])
     kind = kind_of(recipe, space_of(group, index, recipe), p, group)
     numbers = p.numel() if kind is not Streamed else min(p.numel(), piece_size(p))

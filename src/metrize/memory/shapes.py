@@ -106,9 +106,10 @@ def t5(width: int, hidden: int, layers: int, heads: int, vocabulary: int = 32128
     return [(vocabulary, width), *2 * [(32, heads)], *stacks, *2 * [(width,)]]
 
 
-def llama(width: int, hidden: int, layers: int, vocabulary: int = 32000) -> list[Shape]:
-    """LLaMA (arXiv:2302.13971) without grouped queries, embedding and output apart."""
-    block = [*4 * [(width, width)], *2 * [(hidden, width)], (width, hidden), *_norm(width)]
+def llama(width: int, hidden: int, layers: int, vocabulary: int = 32000, groups: int = 1) -> list[Shape]:
+    """LLaMA (arXiv:2302.13971, 2307.09288), embedding and output apart; `groups` queries share a key and a value."""
+    keys = (width // groups, width)
+    block = [(width, width), keys, keys, (width, width), *2 * [(hidden, width)], (width, hidden), *_norm(width)]
     return [(vocabulary, width), *layers * block, (width,), (vocabulary, width)]
 
 
@@ -135,5 +136,6 @@ KNOWN: dict[str, Callable[[], list[Shape]]] = {
     "LLaMA-350M": lambda: llama(1024, 2736, 24),
     "LLaMA-1B": lambda: llama(2048, 5461, 24),
     "LLaMA-7B": lambda: llama(4096, 11008, 32),
+    "LLaMA-70B": lambda: llama(8192, 28672, 80, groups=8),
 }
 """Public models by name; parameters and tensors are counted as their reference implementations have them."""

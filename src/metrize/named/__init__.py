@@ -12,6 +12,7 @@ from metrize.named.amsgrad import AdamNC, AMSGrad
 from metrize.named.apollo import APOLLO
 from metrize.named.came import CAME
 from metrize.named.coap import COAP
+from metrize.named.compositions import COAPMuon, FreeMuon, GrassmannSOAP, SOAP8bit, StiefelSMMF
 from metrize.named.fadam import FAdam
 from metrize.named.flora import Flora
 from metrize.named.galore import GaLore
@@ -48,10 +49,13 @@ __all__ = [
     "AdamMini",
     "AdamNC",
     "AdamW",
+    "COAPMuon",
     "DistributedShampoo",
     "FAdam",
     "Flora",
+    "FreeMuon",
     "GaLore",
+    "GrassmannSOAP",
     "HFac",
     "Lion",
     "ModularNorm",
@@ -59,10 +63,12 @@ __all__ = [
     "NAdam",
     "NormSGD",
     "Prodigy",
+    "SOAP8bit",
     "Scion",
     "Shampoo",
     "SignSGD",
     "Signum",
+    "StiefelSMMF",
     "catalogue",
 ]
 
@@ -98,6 +104,9 @@ _CATALOGUE: tuple[type[Optimizer], ...] = (
     SOAP,
     Shampoo,
     DistributedShampoo,
+    SOAP8bit,
+    COAPMuon,
+    FreeMuon,
 )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from metrize import rules
+from metrize.frames import Frame, Identity
 from metrize.groups import Params
 from metrize.linalg.orthogonalize import Accuracy
 from metrize.named.by_role import by_role
@@ -14,6 +15,7 @@ from metrize.norms import Spectral
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role
+from metrize.step_sizes import Given, StepSize
 
 MATRICES = frozenset({"hidden", "conv", "recurrent", "expert", "bilinear", "low-rank"})
 """Roles that Muon trains; embeddings, first and last layers, routers and vectors go to Adam."""
@@ -35,7 +37,9 @@ class Muon(Optimizer):
         scale: f; ``"muon"`` is ``sqrt(max(1, out / in))``; ``"adam"`` is ``0.2 sqrt(max(out, in))``, which takes
             AdamW's learning rates (arXiv:2502.16982); ``"rms"`` keeps the learning rate constant over widths.
         accuracy: of the orthogonalization, see `metrize.norms.Spectral`; ``"muon"`` is the polynomial of its authors.
-        rest: numbers of AdamW for everything else, over ``lr=3e-4, betas=(0.9, 0.95), eps=1e-10``.
+        rest: numbers of AdamW for everything else, over ``lr=3e-4, betas=(0.9, 0.95), eps=1e-10``, or a ``recipe``.
+        frame: in whose coordinates matrices keep their momentum and are orthogonalized.
+        step_size: of matrices; one that measures a norm measures that of the matrix.
         options: ``maximize``, ``skip_nonfinite``.
 
     Raises:
@@ -54,18 +58,24 @@ class Muon(Optimizer):
         scale: Literal["rms", "unit", "muon", "adam"] = "muon",
         accuracy: Accuracy = "muon",
         rest: dict[str, Any] | None = None,
+        frame: Frame = Identity(),
+        step_size: StepSize = Given(),
         **options: Any,
     ) -> None:
         norm = Spectral(scale, accuracy)
-        adam = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, **(rest or {}), "recipe": Recipe(rule=rules.Adam())}
+        adam = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, "recipe": Recipe(rule=rules.Adam()), **(rest or {})}
         numbers: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
 
         def of(role: Role) -> dict[str, Any]:
-            return {"recipe": self.recipe(norm.replace(layout=role.layout))} if role.kind in MATRICES else adam
+            own = norm.replace(layout=role.layout)
+            return {"recipe": self.recipe(own, frame, step_size)} if role.kind in MATRICES else adam
 
-        super().__init__(by_role(params, of), self.recipe(norm), lr=lr, **numbers, **options)
+        super().__init__(by_role(params, of), self.recipe(norm, frame, step_size), lr=lr, **numbers, **options)
 
     @staticmethod
-    def recipe(norm: Spectral = Spectral("muon", "muon")) -> Recipe:
+    def recipe(
+        norm: Spectral = Spectral("muon", "muon"), frame: Frame = Identity(), step_size: StepSize = Given()
+    ) -> Recipe:
         """The five answers of this optimizer, about a matrix."""
-        return Recipe(rule=rules.Steepest(norm))
+        measured = {"norm": norm} if hasattr(step_size, "norm") else {}
+        return Recipe(frame=frame, rule=rules.Steepest(norm), step_size=step_size.replace(**measured))

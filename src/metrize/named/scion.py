@@ -15,6 +15,7 @@ from metrize.norms.layout import Layout
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role
+from metrize.state import real
 
 
 class Scion(Optimizer):
@@ -89,7 +90,8 @@ def _norm_of(role: Role, accuracy: str) -> Norm:
 
 
 def _by_shape(parameter: Tensor) -> Role:
-    """What Scion takes a parameter for that comes without its module."""
-    if parameter.ndim < 2:
+    """What Scion takes a parameter for that comes without its module; complex numbers count as pairs."""
+    dimensions = real(parameter).ndim
+    if dimensions < 2:
         return Role("bias")
-    return Role("hidden") if parameter.ndim == 2 else Role("conv", Layout(unfold=True))
+    return Role("hidden") if dimensions == 2 else Role("conv", Layout(unfold=True))

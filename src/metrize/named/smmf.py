@@ -12,6 +12,7 @@ from metrize.moments import RankOne
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.rules import ScheduledAdam
+from metrize.spaces import Space
 
 
 class SMMF(Optimizer):
@@ -32,6 +33,7 @@ class SMMF(Optimizer):
         growth_rate: factor on b1 from step to step.
         vectors: ``"matrix"``, or ``"dense"`` for averages as they are where a tensor has one dimension.
         decay: convention of weight decay.
+        space: of every parameter; None takes each parameter's declared space, else a vector space.
         options: ``maximize``, ``skip_nonfinite``.
 
     Raises:
@@ -51,13 +53,16 @@ class SMMF(Optimizer):
         *,
         vectors: Literal["matrix", "dense"] = "matrix",
         decay: Decay = "decoupled",
+        space: Space | None = None,
         **options: Any,
     ) -> None:
         numbers: dict[str, Any] = {"momentum": momentum, "growth_rate": growth_rate, "decay_rate": decay_rate}
-        recipe = self.recipe(vectors, decay)
+        recipe = self.recipe(vectors, decay, space)
         super().__init__(params, recipe, lr=lr, eps=eps, weight_decay=weight_decay, **numbers, **options)
 
     @staticmethod
-    def recipe(vectors: Literal["matrix", "dense"] = "matrix", decay: Decay = "decoupled") -> Recipe:
+    def recipe(
+        vectors: Literal["matrix", "dense"] = "matrix", decay: Decay = "decoupled", space: Space | None = None
+    ) -> Recipe:
         """The five answers of this optimizer."""
-        return Recipe(moments=RankOne(vectors), rule=ScheduledAdam(), decay=decay)
+        return Recipe(space=space, moments=RankOne(vectors), rule=ScheduledAdam(), decay=decay)

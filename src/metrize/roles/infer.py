@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from metrize.linalg import is_flat_piece
 from metrize.roles.modules import Guess, guesses
 from metrize.roles.probe import Probe
 from metrize.roles.role import KINDS, VECTORS, Role
@@ -45,6 +46,7 @@ def infer(model: nn.Module, example: Example | None = None) -> Inference:
         model: the model; it is left as it was.
         example: what one forward pass takes; None leaves it at what the modules' types tell.
     """
+    _refuse_flat_pieces(model)
     names = _names(model)
     parameters = dict(model.named_parameters())
     known = _known(names, guesses(model))
@@ -58,6 +60,15 @@ def infer(model: nn.Module, example: Example | None = None) -> Inference:
         unused = tuple(name for name in names if not trace.uses[name])
     roles = {name: wide(role, parameters[name]) for name, role in roles.items()}
     return Inference(roles, names, unused, notes)
+
+
+def _refuse_flat_pieces(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if is_flat_piece(parameter):
+            raise ValueError(
+                f"parameter {name!r} is a flat piece that an engine cut without regard to dimensions, and roles are of "
+                "whole tensors; shard the model with torch.distributed.fsdp.fully_shard, or plan before sharding"
+            )
 
 
 def watch(model: nn.Module, example: Example) -> Trace:

@@ -227,10 +227,5 @@ def _warn_of_unknown(names: Sequence[str]) -> None:
 
 
 def _refuse(name: str, parameter: Tensor) -> None:
-    if type(parameter).__name__ == "FlatParameter":
-        raise ValueError(
-            f"parameter {name!r} is many tensors flattened into one, whose matrices cannot be told apart; "
-            "plan the model before it is wrapped, or shard it with fully_shard"
-        )
     if parameter.layout is not torch.strided and parameter.requires_grad:
         raise ValueError(f"parameter {name!r} is stored as {parameter.layout}; make it dense, or freeze it")

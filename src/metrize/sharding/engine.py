@@ -32,16 +32,20 @@ class Parcel:
         else:
             self.work = torch.empty(shape if member.here else (0,), dtype=kind, device=device)
         self.grad: Tensor | None = None
-        self._seen = -1
+        self._seen: tuple[int, int] | None = None
 
     @property
     def changed(self) -> bool:
         """Whether someone else wrote to the parameter since it was last looked at."""
-        return self.member.family != "local" and self.local._version != self._seen
+        return self.member.family != "local" and self._versions() != self._seen
 
     def look(self) -> None:
         """Note the parameter as it is now."""
-        self._seen = self.local._version
+        self._seen = self._versions()
+
+    def _versions(self) -> tuple[int, int]:
+        # what is written through the container is not counted by the part, nor the other way round
+        return self.member.p._version, self.local._version
 
     def sent_grad(self) -> Tensor:
         """The gradient in the parameter's dtype; zeros where this process has none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from metrize.groups import space_of
 from metrize.kinds import by_entry
 from metrize.part import Spec
 from metrize.recipe import Recipe, parse_recipe
-from metrize.sharding.shards import Cut, Line, cut_of, lines_of, replicated
+from metrize.sharding.shards import Cut, Layout, Line, layout_of, lines_of
 from metrize.spaces import Space
 from metrize.state import state_spec
 
@@ -51,24 +52,30 @@ class Member:
         return self.family != "owner" or (self.cut is not None and self.owner == self.cut.line.rank)
 
 
-def members(optimizer: Optimizer) -> dict[Tensor, Member]:
-    """The cut parameters of an optimizer; every process comes to the same answer without a word."""
+def members(optimizer: Optimizer, layout_of: Callable[[Any], Layout | None] = layout_of) -> dict[Tensor, Member]:
+    """The cut parameters of an optimizer; every process comes to the same answer without a word.
+
+    Args:
+        optimizer: the optimizer.
+        layout_of: how a parameter lies on processes; another answer than that of DTensors tells of processes to come.
+    """
     found: dict[Tensor, Member] = {}
     loads: dict[str, list[float]] = {}
     for group in optimizer.param_groups:
         recipe, mine = parse_recipe(group["recipe"]), []
         for index, p in enumerate(group["params"]):
-            if isinstance(p, DTensor):
+            layout = layout_of(p)
+            if layout is not None:
                 space = space_of(group, index, recipe)
-                found[p] = _member(recipe, space, p, group)
+                found[p] = _member(recipe, space, p, group, layout)
                 mine.append((_work(recipe, space, found[p]), found[p]))
         _share_out(mine, loads)  # group by group, so that a group that is added leaves the others where they are
     return found
 
 
-def _member(recipe: Recipe, space: Space, p: DTensor, group: dict[str, Any]) -> Member:
-    spec, cut = state_spec(recipe, space, p, group), cut_of(p)
-    if replicated(p) or by_entry(recipe, space, p, group):
+def _member(recipe: Recipe, space: Space, p: DTensor, group: dict[str, Any], layout: Layout) -> Member:
+    spec, cut = state_spec(recipe, space, p, group), layout.cut
+    if layout.whole or by_entry(recipe, space, p, group):
         return Member(p, spec, "local", cut)
     return Member(p, spec, "gathered") if cut is None else Member(p, spec, "owner", cut)
 

@@ -83,6 +83,24 @@ def cut_of(p: DTensor) -> Cut | None:
     return Cut(lines[0], cut[0].dim, tuple(p.shape))
 
 
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a tensor lies on its processes.
+
+    Args:
+        whole: every process holds all of it.
+        cut: how it is cut; None where that is along several lines or not at all.
+    """
+
+    whole: bool
+    cut: Cut | None
+
+
+def layout_of(p: Tensor) -> Layout | None:
+    """How a parameter lies on its processes; None where it is not shared out over any."""
+    return Layout(replicated(p), cut_of(p)) if isinstance(p, DTensor) else None
+
+
 def wrapped(local: Tensor, like: DTensor, shape: tuple[int, ...], dim: int | None = None) -> DTensor:
     """This process's part of a tensor of that shape, as a container that checkpoints know how to cut anew.
 

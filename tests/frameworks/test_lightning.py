@@ -1,0 +1,77 @@
+"""Lightning's automatic optimization drives, saves and resumes optimizers of the catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from toys import METHODS, assert_on_its_space, assert_same, each, examples, imported, network, state_of
+
+lightning = imported("lightning.pytorch")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+EPOCHS = 3
+
+
+class Classifier(lightning.LightningModule):
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method, self.net = method, network(method)
+        self.losses: list[Tensor] = []
+
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        self.losses.append(loss.detach().float())
+        return loss
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = METHODS[self.method](self.net)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=8 * EPOCHS)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def fit(folder: Path, method: str, epochs: int, resume: Path | None = None, **options: Any) -> tuple[Any, Any]:
+    """Train for some epochs of all batches in their order; a checkpoint is written after each."""
+    saving = lightning.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=1, max_epochs=epochs, callbacks=[saving], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, gradient_clip_val=1.0, default_root_dir=folder, **options,
+    )  # fmt: skip
+    module = Classifier(method)
+    trainer.fit(module, DataLoader(examples(), batch_size=4), ckpt_path=resume)
+    return module, trainer
+
+
+@each("Muon", "SMMF")
+def test_a_run_that_stopped_goes_on(method: str, tmp_path: Path) -> None:
+    straight, trainer = fit(tmp_path / "straight", method, EPOCHS)
+    resumed, other = fit(tmp_path / "resumed", method, EPOCHS, tmp_path / "straight" / "epoch=0.ckpt")
+    assert len(straight.losses) == 8 * EPOCHS  # the closure was called, once for each step
+    assert torch.stack(straight.losses[-8:]).mean() < torch.stack(straight.losses[:8]).mean()
+    assert_same(resumed.losses, straight.losses[8:])
+    assert_same(resumed.net.state_dict(), straight.net.state_dict())
+    assert_same(state_of(other.optimizers[0]), state_of(trainer.optimizers[0]))
+    assert {int(state["step"]) for state in state_of(other.optimizers[0]).values()} == {8 * EPOCHS}
+    assert_on_its_space(resumed, method)
+
+
+@each("Stiefel")
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_precision(method: str, precision: str, tmp_path: Path) -> None:
+    module, trainer = fit(tmp_path, method, 2, precision=precision)
+    dtype = torch.float32 if precision == "bf16-mixed" else torch.bfloat16
+    assert {p.dtype for p in module.parameters()} == {dtype}
+    assert torch.stack(module.losses[8:]).mean() < torch.stack(module.losses[:8]).mean()
+    resumed, other = fit(tmp_path / "resumed", method, 2, tmp_path / "epoch=0.ckpt", precision=precision)
+    assert_same(resumed.net.state_dict(), module.net.state_dict())
+    assert_same(state_of(other.optimizers[0]), state_of(trainer.optimizers[0]))
+
+
+@each("AdamW")
+def test_accumulated_batches_are_one_step(method: str, tmp_path: Path) -> None:
+    _, trainer = fit(tmp_path, method, 1, accumulate_grad_batches=2)
+    assert {int(state["step"]) for state in state_of(trainer.optimizers[0]).values()} == {4}

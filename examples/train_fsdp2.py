@@ -28,10 +28,9 @@ from metrize.lab.sharded import load_newest, save
 def train(args: argparse.Namespace) -> None:
     """The whole of it; called by each process."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    device = (
-        torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
-    )
-    torch.manual_seed(args.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
     # Each process draws the same weights, and keeps its rows of them.
     model = GPT(width=args.width, layers=args.layers, context=args.context, generator=stream(args.seed, "weights"))

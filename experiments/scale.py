@@ -13,187 +13,24 @@ import functools
 import itertools
 import json
 import math
-import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from scale_work import DEVICE, TF32, Device, Shape, Work, coap, elementwise, measured, muon, smmf, soap, stiefel
 
 import metrize
 from metrize.assembly import _stagger
-from metrize.lab.models.gpt import GPT
 from metrize.memory import KNOWN
 from metrize.memory.predicted import built, names_of
 from metrize.spaces import Stiefel
 
 HERE = Path(__file__).parent
-BENCHMARKS = HERE.parent / "benchmarks"
 MODELS = {"7B": "LLaMA-7B", "70B": "LLaMA-70B"}
 GPUS = (64, 1024)
 LINES = (8, 16, 64, 256, 1024)
 VOCABULARY = 32000
-NEWTON_SCHULZ = 5  # steps
-Shape = tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """What is assumed of a GPU of the H100 class and its network.
-
-    Args:
-        products_16: flop/s of dense bfloat16 products, data sheet.
-        products_32: flop/s of float32 without tensor cores, data sheet; torch's default for float32 products.
-        memory: byte/s of its memory, data sheet.
-        near: byte/s to GPUs of the same machine (NVLink 4, one direction), data sheet.
-        far: byte/s to other machines (one 400 Gb/s port a GPU), data sheet.
-        machine: GPUs of one machine, data sheet.
-        holds: bytes of its memory, data sheet.
-        message: seconds for each message of a collective; our assumption.
-        used: part of `products_16` that training reaches; our assumption.
-        batch: tokens of a step of training; our assumption.
-    """
-
-    products_16: float = 989e12
-    products_32: float = 67e12
-    memory: float = 3.35e12
-    near: float = 450e9
-    far: float = 50e9
-    machine: int = 8
-    holds: float = 80e9
-    message: float = 2e-6
-    used: float = 0.4
-    batch: float = 4e6
-
-
-TF32 = 495e12  # flop/s, data sheet
-DEVICE = Device()
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """Of one tensor in one step.
-
-    Args:
-        flops: by count.
-        seconds: on the assumed device.
-        refresh: seconds of making its bases anew, in a step where that is due.
-    """
-
-    flops: float
-    seconds: float
-    refresh: float = 0.0
-
-
-# How far measured steps are from a model of them -------------------------------------------------------------------
-
-
-def _read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((BENCHMARKS / f"{name}.json").read_text())
-    return found
-
-
-@functools.cache
-def measured() -> dict[str, float]:
-    """Time of our steps over that of their bytes or flops, at the rate of the same CPU."""
-    middle = statistics.median
-    fused = _read("elementwise_step")
-    copies = middle(fused["copy of the bytes of Prodigy"]) * 28 / 52  # AdamW reads 16 bytes a number and writes 12
-    adamw = _read("stiefel_step")["adamw"]
-    checked = middle(adamw["metrize AdamW"]) / middle(adamw["torch AdamW(fused=True)"])
-    squares = _read("memory_step")["8 matrices 1024 x 1024"][0]
-    muon = _read("muon_step")
-    low = _read("lowrank_step")
-    coap = {key: middle(value) for key, value in low["step (2048, 2048, 512)"].items()}
-    nudge = middle(low["refresh (2048, 2048, 512)"]["gradient step on the correlation (COAP)"])
-    points = _read("stiefel_step")["matrices"]
-    plain = middle(fused["torch AdamW(fused=True)"]) / copies
-    return {
-        "AdamW over a copy of its bytes": plain * checked,
-        "SMMF over a copy of AdamW's bytes": plain
-        * middle(squares["SMMF, metrize"])
-        / middle(squares["AdamW, torch fused"]),
-        "Muon over its flops": middle(muon["ms"]["metrize Muon"]) * muon["flops per ms"] / muon["flops"],
-        **_soap(points),
-        "COAP over two products": coap["COAP"] / coap["two bare products with the basis"],
-        "COAP's refresh over two products": nudge / coap["two bare products with the basis"],
-        "Stiefel Adam over one product, tall": points["(1024, 512)"]["time over one product"],
-        "Stiefel Adam over one product, square": points["(1024, 1024)"]["time over one product"],
-    }
-
-
-def _soap(points: dict[str, Any]) -> dict[str, float]:
-    """Steps with and without a refresh apart, over their flops at the rate of a product on the same two cores."""
-    times = sorted(_read("soap_step")["ms"]["metrize, faithful"])
-    rate = 2 * 1024**3 / points["(1024, 1024)"]["product ms"]
-    generator = torch.Generator().manual_seed(0)
-    model = GPT(width=384, layers=6, heads=6, context=256, generator=generator)
-    shapes = [tuple(p.shape) for p in model.parameters()]
-    step = statistics.median(times[: len(times) * 9 // 10])
-    refresh = statistics.median(times[len(times) * 9 // 10 :]) - step
-    return {
-        "SOAP over its flops": step * rate / sum(soap_flops(shape)[0] for shape in shapes),
-        "SOAP's refresh over its flops": refresh * rate / sum(soap_flops(shape)[1] for shape in shapes),
-    }
-
-
-# What a step of one tensor takes -----------------------------------------------------------------------------------
-
-
-def elementwise(shape: Shape, device: Device, over: str = "AdamW over a copy of its bytes", flops: int = 13) -> Work:
-    """AdamW: 28 bytes a number; flops a number are counted by hand."""
-    numbers = math.prod(shape)
-    return Work(flops * numbers, measured()[over] * 28 * numbers / device.memory)
-
-
-def smmf(shape: Shape, device: Device) -> Work:
-    return elementwise(shape, device, "SMMF over a copy of AdamW's bytes", 25)
-
-
-def muon(shape: Shape, device: Device) -> Work:
-    """``4 q r^2 + 2 r^3`` a step of Newton-Schulz for r rows and q >= r columns, and the momentum's bytes."""
-    r, q = sorted(shape)
-    flops = NEWTON_SCHULZ * (4.0 * q * r * r + 2.0 * r**3)
-    seconds = measured()["Muon over its flops"] * flops / device.products_16
-    return Work(flops, seconds + elementwise(shape, device).seconds)
-
-
-def soap_flops(shape: Shape, longest: int = 10000, one_sided: bool = False) -> tuple[float, float]:
-    """Of a step and of a refresh.
-
-    Each side with a basis is entered, left and learned from in a product of 2 m n d flops; a refresh has a product and
-    a QR decomposition with its Q formed, ``2 d^3 + 8/3 d^3``, and turns an average into the new basis, ``4 m n d``.
-    """
-    if len(shape) < 2:
-        return 0.0, 0.0
-    sides = [min(shape)] if one_sided else list(shape)
-    based, numbers = [float(d) for d in sides if 1 < d <= longest], math.prod(shape)
-    return 6 * numbers * sum(based), sum(14 / 3 * d**3 + 4 * numbers * d for d in based)
-
-
-def soap(shape: Shape, device: Device, longest: int = 10000, one_sided: bool = False, slower: float = 1) -> Work:
-    step, refresh = soap_flops(shape, longest, one_sided)
-    seconds = measured()["SOAP over its flops"] * step / device.products_32 + elementwise(shape, device).seconds
-    again = slower * measured()["SOAP's refresh over its flops"] * refresh / device.products_32
-    return Work(step + refresh / 10, seconds, again)
-
-
-def coap(shape: Shape, device: Device) -> Work:
-    """Two products with a basis of half the shorter side; a nudge of the basis every 32 steps."""
-    if len(shape) < 2:
-        return elementwise(shape, device)
-    products = 4.0 * math.prod(shape) * (min(shape) // 2)
-    seconds, over = products / device.products_32, measured()
-    refresh = over["COAP's refresh over two products"]
-    return Work(products * (1 + refresh / 32), over["COAP over two products"] * seconds, refresh * seconds)
-
-
-def stiefel(shape: Shape, device: Device) -> Work:
-    """In units of 2 N n^2, the flops of one product ``Y S``; 8.0 are counted, 3.4 where the matrix is square."""
-    n, rows = sorted(shape)
-    unit, form = 2.0 * rows * n * n, "square" if rows == n else "tall"
-    seconds = measured()[f"Stiefel Adam over one product, {form}"] * unit / device.products_32
-    return Work((3.4 if rows == n else 8.0) * unit, seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,9 +61,6 @@ METHODS = {
     "COAP": Method(metrize.COAP, coap),
     "Stiefel Adam": Method(_hidden_by(metrize.Adam.recipe(space=Stiefel())), stiefel),
 }
-
-
-# A step on many GPUs -----------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,45 +111,57 @@ def step(model: str, method: Method, gpus: int, line: int | None = None, device:
     line = gpus if line is None else line
     shapes = {str(at): shape for at, shape in enumerate(KNOWN[MODELS[model]]())}
     told = metrize.predict_sharded(shapes, method.build, line)
-    load, due, works = torch.zeros(line).double(), _due(shapes, method, line), []
-    bases = torch.zeros(len(due) or 1, line).double()
-    for name, shape in shapes.items():
-        owner = told.owners.get(name)
-        work = elementwise(shape, device) if owner is None else method.work(shape, device)
-        works.append(work)
-        if owner is None:
-            load += work.seconds / line
-        else:
-            load[owner] += work.seconds
-            for at, names in enumerate(due):
-                bases[at, owner] += work.refresh if name in names else 0.0
-    refreshed = (load + bases).amax(1).mean()
-    at_once = ((load + bases.sum(0)).max() + load.max() * (len(bases) - 1)) / len(bases)
-    inside = min(line, device.machine)
-    network = max((line - inside) / device.far, (inside - 1) / device.near) / line  # seconds for each byte of an owner
-    peers = told.collectives * ((line - 1) if told.owners else 2 * math.log2(line))
+    works = {n: (method.work if n in told.owners else elementwise)(shape, device) for n, shape in shapes.items()}
     numbers = sum(map(math.prod, shapes.values()))
     return Step(
-        told.mean.total / 2**30,
-        told.most.total / 2**30,
-        told.mean.state / 2**30,
-        told.mean.sent / 2**20,
-        told.most.sent / 2**20,
-        told.collectives,
-        sum(work.flops for work in works),
-        1e3 * float(load.mean()),
-        1e3 * float(load.max() - load.mean()),
-        1e3 * float(refreshed - load.max()),
-        1e3 * 2 * told.most.copies * network,
-        1e3 * peers * device.message,
-        1e3 * 6 * numbers * device.batch / (gpus * device.used * device.products_16),
-        1e3 * max((work.seconds for name, work in zip(shapes, works, strict=True) if name in told.owners), default=0),
-        1e3 * float(at_once - load.max()),
-        len(told.owners),
+        **_bytes_of(told),
+        **_arithmetic(told, works, _due(shapes, method)),
+        **_traffic(told, device),
+        flops=sum(work.flops for work in works.values()),
+        training=1e3 * 6 * numbers * device.batch / (gpus * device.used * device.products_16),
+        largest=1e3 * max((works[name].seconds for name in told.owners), default=0.0),
+        owned=len(told.owners),
     )
 
 
-def _due(shapes: dict[str, Shape], method: Method, line: int) -> list[set[str]]:
+def _bytes_of(told: metrize.ShardedPrediction) -> dict[str, Any]:
+    mean, most, gib, mib = told.mean, told.most, 2**30, 2**20
+    held = {"held": mean.total / gib, "most": most.total / gib, "state": mean.state / gib}
+    return held | {"sent": mean.sent / mib, "most_sent": most.sent / mib, "collectives": told.collectives}
+
+
+def _arithmetic(told: metrize.ShardedPrediction, works: dict[str, Work], due: list[set[str]]) -> dict[str, float]:
+    """The mean process, the fullest one, and what refreshes add to the slowest one, in the mean over a period."""
+    line = len(told.ranks)
+    load, bases = torch.zeros(line).double(), torch.zeros(max(1, len(due)), line).double()
+    for name, work in works.items():
+        owner = told.owners.get(name)
+        if owner is None:
+            load += work.seconds / line
+            continue
+        load[owner] += work.seconds
+        for at, names in enumerate(due):
+            bases[at, owner] += work.refresh if name in names else 0.0
+    mean, most, periods = load.mean(), load.max(), len(bases)
+    found = {
+        "work": mean,
+        "uneven": most - mean,
+        "refresh": (load + bases).amax(1).mean() - most,
+        "together": ((load + bases.sum(0)).max() - most) / periods,
+    }
+    return {key: 1e3 * float(value) for key, value in found.items()}
+
+
+def _traffic(told: metrize.ShardedPrediction, device: Device) -> dict[str, float]:
+    """What the fullest owner takes in and gives out, and messages: to every peer, or up and down a tree."""
+    line = len(told.ranks)
+    inside = min(line, device.machine)
+    seconds = max((line - inside) / device.far, (inside - 1) / device.near) / line  # for each byte of an owner
+    messages = told.collectives * (line - 1 if told.owners else 2 * math.log2(line))
+    return {"bandwidth": 1e3 * 2 * told.most.copies * seconds, "messages": 1e3 * messages * device.message}
+
+
+def _due(shapes: dict[str, Shape], method: Method) -> list[set[str]]:
     """Whose bases are made anew in each step of a period, as the optimizer spreads them."""
     optimizer = built(shapes, method.build, torch.float32)
     found: dict[str, int] = {}
@@ -347,9 +193,6 @@ def bottleneck(told: Step, gpus: int) -> str:
     }[first]
 
 
-# Tables ------------------------------------------------------------------------------------------------------------
-
-
 def changes() -> Iterator[tuple[str, str, Method, Method, Device]]:
     """What one would do, or what an assumption decides: method, before and after, and the device after it."""
     one_sided = Method(functools.partial(metrize.SOAP, one_sided=True), functools.partial(soap, one_sided=True))
@@ -374,7 +217,7 @@ def report() -> tuple[str, dict[str, Any]]:
         "Written by `experiments/scale.py`, which says what is assumed. Nothing of this ran on a GPU.",
         *("", "## Measured on a CPU", "", *_measured()),
         *("", "## Assumed of a GPU", "", *_assumed()),
-        *("", "## Bytes of a GPU", "", *_bytes(steps)),
+        *("", "## Bytes of a GPU, and flops", "", *_bytes(steps)),
         *("", "## Milliseconds of a step", "", *_times(steps)),
         *("", "## Lines with replicas, 1024 GPUs", "", *_lines(lines)),
         *("", "## Changes, 70B on 1024 GPUs", "", *_changes()),
@@ -411,23 +254,24 @@ def _assumed() -> list[str]:
 
 
 def _bytes(steps: dict[tuple[str, int, str], Step]) -> list[str]:
-    head = ["model", "GPUs", "method", "held, GiB", "at most", "state, GiB", "sent, MiB", "at most", "collectives"]
+    head = ["model", "GPUs", "method", "held, GiB", "at most", "state, GiB", "sent, MiB", "at most", "calls", "Tflop"]
     rows = [
         [m, str(g), n, *map(_number, (s.held, s.most, s.state, s.sent, s.most_sent)), str(s.collectives)]
+        + [_number(s.flops / 1e12)]
         for (m, g, n), s in steps.items()
     ]
     return _table(head, rows)
 
 
 def _times(steps: dict[tuple[str, int, str], Step]) -> list[str]:
-    head = ["model", "GPUs", "method", "Tflop", "work", "uneven", "new bases", "bandwidth", "messages", "together"]
+    head = ["model", "GPUs", "method", "work", "uneven", "new bases", "bandwidth", "messages", "together"]
     rows = [
         [m, str(g), n]
-        + [_number(v) for v in (s.flops / 1e12, s.work, s.uneven, s.refresh, s.bandwidth, s.messages, s.total)]
-        + [_share(s.total / s.training), bottleneck(s, g)]
+        + [_number(v) for v in (s.work, s.uneven, s.refresh, s.bandwidth, s.messages, s.total)]
+        + [_share(s.total / s.training), _number(s.largest), bottleneck(s, g)]
         for (m, g, n), s in steps.items()
     ]
-    return _table([*head, "of training", "first bottleneck"], rows)
+    return _table([*head, "of training", "largest tensor", "first bottleneck"], rows)
 
 
 def _lines(lines: dict[tuple[str, str, int], Step]) -> list[str]:

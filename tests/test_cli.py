@@ -101,10 +101,8 @@ def test_every_field_of_a_run_has_its_option(tiny: list[str], monkeypatch: pytes
     seen: list[RunConfig] = []
     monkeypatch.setattr(compare_module, "check", seen.extend)
     monkeypatch.setattr(trainer, "train", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
-    words = (
-        "--optimizer SGD --option momentum=0.5 --option nesterov=True --space Stiefel() --seed 3 --threads 2"
+    words = "--optimizer SGD --option momentum=0.5 --option nesterov=True --space Stiefel() --seed 3 --threads 2"
     words += " --nproc 2"
-    )
     main(["train", *tiny, *words.split(), "--checkpoint-every", "5", "--data-root", "data"])
     assert seen == [
         RunConfig(

@@ -70,7 +70,11 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], base_load: Callable[[
         saved.update(final["state"])
         ids.extend(i for group in final["param_groups"] for i in group["params"])
 
+    shapes = [group["shapes"] for group in optimizer.param_groups]  # of what is there, whatever was saved
+
     def put_back(_: Any) -> None:
+        for group, own in zip(optimizer.param_groups, shapes, strict=True):
+            group["shapes"] = own
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for identity, parameter in zip(ids, parameters, strict=True):
             if identity in saved:

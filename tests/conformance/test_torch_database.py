@@ -124,8 +124,9 @@ class TestOptimizers(TestCase):
         for constructors in optim_info.scheduler_inputs:
             weight, bias = (Parameter(torch.randn(shape, dtype=dtype)) for shape in ((10, 5), row(optim_info, 10)))
             options = self.inputs(optim_info, device)[0].kwargs
-            lr = 1.0 if "d0" in options else 0.001  # where it is a factor on a rate that is found
-            groups = [{"params": [weight]}, {"params": [bias], "lr": 10 * lr}]
+            # with d0 lr is a factor on a rate that is found
+            lr, other = (1.0, 0.5) if "d0" in options else (0.001, 0.01)
+            groups = [{"params": [weight]}, {"params": [bias], "lr": other}]
             optimizer = optim_info.optim_cls(groups, **{**options, "lr": lr})
             self._goes_right_direction(
                 optimizer, weight, bias, constructors, OptimizerInput(params=None, kwargs={}, desc="groups")

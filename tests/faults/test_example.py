@@ -14,7 +14,8 @@ import pytest
 import victims
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_fsdp2.py"
-SMALL = "--optimizer Muon --width 16 --layers 1 --context 8 --batch-size 4 --save-every 2 --log-every 1".split()
+SMALL = ["--optimizer", "Muon", "--width", "16", "--layers", "1", "--context", "8", "--batch-size", "4"]
+SMALL += ["--save-every", "2", "--log-every", "1"]
 
 
 def words(tmp_path: Path, folder: str, *more: str) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_PATIENCE = 120.0  # seconds; far more than any job takes, far less than gloo would wait
+_PATIENCE = 45.0  # seconds; far more than any job takes, far less than gloo would wait
 
 
 class Pool:
@@ -81,7 +81,7 @@ def _serve(pipe: Connection, rank: int, size: int, folder: str) -> None:
         init_method=f"file://{folder}/store",
         rank=rank,
         world_size=size,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=datetime.timedelta(seconds=20),
     )
     while True:
         job, args = pipe.recv()

@@ -19,6 +19,8 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
     set_state_dict,
 )
 from torch.distributed.fsdp import fully_shard
@@ -125,13 +127,9 @@ def spread(name: str, file: str) -> Weights:
     content: dict[str, Any] = {"model": {}, "optimizer": {}}
     if dist.get_rank() == 0:
         content = torch.load(file, weights_only=True)
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=content["model"],
-        optim_state_dict=content["optimizer"],
-        options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True),
-    )
+    form = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, content["model"], options=form)  # apart: together, who holds nothing skips the model
+    set_optimizer_state_dict(model, optimizer, content["optimizer"], options=form)
     _go(model, optimizer, HALF, END)
     return wholes(model)
 

@@ -85,14 +85,16 @@ class GrassmannSOAP(SOAP):
 class SOAP8bit(SOAP):
     """SOAP with Adam's averages in 8 bits and a scale for each block: `SOAP` in `Quantized` storage.
 
-    In the eigenbasis the averages are rounded after they were used. Of a matrix of N numbers it keeps ``2 N + 8 ceil(N
-    / block)`` bytes of averages in place of 8 N; factors and bases stay in float32, and `one_sided` halves them.
+    In the eigenbasis the averages are rounded after they were used. Those of squares differ there by more than the codes
+    of one block can tell, so that they have a map none of whose numbers is 0 (``Quantized(squares="linear")``): a
+    denominator that was rounded to 0 makes a step too long. Of a matrix of N numbers it keeps ``2 N + 8 ceil(N / block)``
+    bytes of averages in place of 8 N; factors and bases stay in float32, and `one_sided` leaves out the larger ones.
 
     Args:
         params: a module, parameters, named parameters or groups.
         lr: learning rate.
         block: numbers that share a scale.
-        map: the numbers that codes stand for: ``"dynamic"``, ``"linear"`` or ``"float8"``.
+        map: the numbers that codes of the average of g' stand for: ``"dynamic"``, ``"linear"`` or ``"float8"``.
         smallest: tensors with fewer numbers keep their averages in float32.
         options: other arguments of `SOAP`.
 
@@ -114,13 +116,13 @@ class SOAP8bit(SOAP):
         smallest: int = 4096,
         **options: Any,
     ) -> None:
-        super().__init__(params, lr, moments=Quantized(8, block, map, smallest=smallest), **options)
+        super().__init__(params, lr, moments=Quantized(8, block, map, "linear", smallest=smallest), **options)
 
     @staticmethod
     def recipe(
         space: Space | None = None,
         frame: frames.Eigenbasis = frames.Eigenbasis(),
-        moments: Moments = Quantized(),
+        moments: Moments = Quantized(squares="linear"),
         *rest: Any,
     ) -> Recipe:
         """The five answers of this optimizer."""

@@ -60,6 +60,9 @@ METHODS: dict[str, dict[str, Method]] = {
         "Adam8bit": Method(lambda m, lr: metrize.Adam8bit(m, lr=lr), ADAM),
         "SOAP": Method(lambda m, lr: metrize.SOAP(m, lr=lr, weight_decay=0.0), ADAM),
         "SOAP8bit": Method(lambda m, lr: metrize.SOAP8bit(m, lr=lr, weight_decay=0.0), ADAM),
+        "SOAP, Quantized()": Method(
+            lambda m, lr: metrize.SOAP(m, lr=lr, weight_decay=0.0, moments=metrize.Quantized()), ADAM
+        ),
         "COAP": Method(lambda m, lr: metrize.COAP(m, lr=lr, **RANK), ADAM),
         "Muon": Method(lambda m, lr: metrize.Muon(m, lr=lr, rest={"lr": 1e-2}), MUON),
         "COAPMuon": Method(lambda m, lr: metrize.COAPMuon(m, lr=lr, rest={"lr": 1e-2}, **RANK), MUON),
@@ -186,13 +189,15 @@ def table(task: str, methods: dict[str, dict[str, Any]]) -> list[str]:
 def draw(found: dict[str, dict[str, dict[str, Any]]]) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, (task, methods) in zip(axes, found.items(), strict=True):
-        for name, row in methods.items():
-            composed = name in COMPOSED
+        for at, (name, row) in enumerate(methods.items()):
+            composed = name in COMPOSED  # its name on the left, that of its parents on the right
+            beside = (-5, 3) if composed else (5, 4) if at % 2 else (5, -9)
             loss = statistics.mean(row["losses"])
             axis.plot(row["bytes"], loss, "o" if composed else "s", color="tab:red" if composed else "tab:gray")
-            axis.annotate(name, (row["bytes"], loss), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            side = "right" if composed else "left"
+            axis.annotate(name, (row["bytes"], loss), xytext=beside, textcoords="offset points", fontsize=7, ha=side)
         axis.set(xscale="log", yscale="log", xlabel="state bytes", title=task)
-        axis.margins(x=0.2)
+        axis.margins(x=0.3, y=0.1)
     axes[0].set_ylabel("held-out loss")
     axes[1].set_ylabel("excess over the SVD")
     figure.savefig(HERE / "compositions.png", dpi=130)

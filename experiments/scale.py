@@ -255,11 +255,10 @@ def _assumed() -> list[str]:
 
 def _bytes(steps: dict[tuple[str, int, str], Step]) -> list[str]:
     head = ["model", "GPUs", "method", "held, GiB", "at most", "state, GiB", "sent, MiB", "at most", "calls", "Tflop"]
-    rows = [
-        [m, str(g), n, *map(_number, (s.held, s.most, s.state, s.sent, s.most_sent)), str(s.collectives)]
-        + [_number(s.flops / 1e12)]
-        for (m, g, n), s in steps.items()
-    ]
+    rows = []
+    for (m, g, n), s in steps.items():
+        sizes = map(_number, (s.held, s.most, s.state, s.sent, s.most_sent))
+        rows.append([m, str(g), n, *sizes, str(s.collectives), _number(s.flops / 1e12)])
     return _table(head, rows)
 
 

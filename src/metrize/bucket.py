@@ -225,7 +225,7 @@ class Stacked(Bucket):
         stack = self._points(params, state)
         points = space.points(stack)
         state["step"].add_(1)
-        if not stack.numel():
+        if not stack.numel() and not self.seams:  # an empty part of a tensor keeps the counts that all parts keep
             return
         grad = self._descent(grad, stack)
         averages = Averages(self.recipe.moments, state, self._slots, self.recipe.frame.delay)

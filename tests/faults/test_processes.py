@@ -169,11 +169,15 @@ def test_a_process_that_hangs_is_given_up(
     assert not any(process.is_alive() for process in crews[0].processes)
 
 
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [("ArithmeticError", ArithmeticError, "^bad luck"), ("FrameError", ProcessError, "^FrameError: bad luck")],
+)
 def test_an_error_in_one_process_is_the_run_s(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, kind: type[Exception], words: str
 ) -> None:
-    monkeypatch.setattr(launch, "_work", functools.partial(victims.broken, 1, 3))
-    with pytest.raises(ArithmeticError, match="bad luck") as caught:
+    monkeypatch.setattr(launch, "_work", functools.partial(victims.broken, 1, 3, error))
+    with pytest.raises(kind, match=words) as caught:
         train(config, tmp_path / "run")
     assert "in process 1 of 2" in caught.value.__notes__[0]
     assert [line["step"] for line in measured(tmp_path / "run") if line["kind"] == "train"] == [1, 2]

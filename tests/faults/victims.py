@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from metrize.frames import FrameError
 from metrize.lab import launch
 from metrize.lab.config import RunConfig
 from metrize.lab.sharded import Processes
@@ -94,13 +95,13 @@ def doomed(rank: int, touch: int, *arguments: Any) -> None:
     _WORK(*arguments)
 
 
-def broken(rank: int, step: int, *arguments: Any) -> None:
+def broken(rank: int, step: int, error: str, *arguments: Any) -> None:
     """The life of one process of several; that of this rank meets an error of its own in a step."""
     batches = itertools.count(1)
 
     def share(self: Processes, samples: Tensor) -> Tensor:
         if self.rank == rank and next(batches) == 2 * step:  # inputs and targets
-            raise ArithmeticError("bad luck")
+            raise FrameError("bad luck", 0) if error == "FrameError" else ArithmeticError("bad luck")
         return samples.chunk(self.size)[self.rank]
 
     Processes.part = share  # type: ignore[method-assign]

@@ -195,6 +195,7 @@ def _mendable(*kinds: type[Exception]) -> Iterator[None]:
 @contextlib.contextmanager
 def _stoppable(command: str) -> Iterator[None]:
     """Ctrl-C, and what breaks a run that is saved, say how to go on."""
+    from metrize.frames import FrameError
     from metrize.lab.checkpoint import CheckpointError
     from metrize.lab.durable import NotWrittenError
     from metrize.lab.launch import ProcessError
@@ -204,7 +205,7 @@ def _stoppable(command: str) -> Iterator[None]:
         yield
     except (Interrupted, KeyboardInterrupt) as stopped:
         raise StoppedError(f"stopped; go on with: {command}") from stopped
-    except (CheckpointError, NotWrittenError, ProcessError) as broken:
+    except (CheckpointError, FrameError, NotWrittenError, ProcessError) as broken:
         raise MendableError(f"{broken}\ngo on with: {command}") from broken
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime
 import multiprocessing
+import pickle
 import signal
 import sys
 import tempfile
@@ -84,9 +85,8 @@ def train_together(
         Interrupted: the run was asked to stop; it is saved.
         ProcessError: a process died. The run can go on from its last checkpoint.
     """
-    config = dataclasses.replace(config, nproc=config.nproc or 1)
     with tempfile.TemporaryDirectory() as meeting, stop_requests(stop) as stopping:
-        crew = Crew(config, (folder, resume, str(Path(meeting, "store")), timeout))
+        crew = Crew(config.nproc or 1, config, folder, resume, Path(meeting, "store"), timeout)
         try:
             return crew.watch(emit, stopping)
         finally:
@@ -97,24 +97,26 @@ class Crew:
     """The processes of a run, seen by the one that starts them.
 
     Args:
+        size: how many.
         config: the run.
-        arguments: what else each process wants to know.
+        arguments: what else `_work` wants to know.
     """
 
-    def __init__(self, config: RunConfig, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, size: int, config: RunConfig, *arguments: Any) -> None:
         context = processes()
         self.stop: Flag = context.Event()
         self.summary: Summary | None = None
-        self.warned: dict[Any, int] = {}  # what several processes warn of is shown once
         self.failures: list[_Failure] = []
+        self.warned: dict[Any, int] = {}  # what several processes warn of is shown once
         self.processes: list[BaseProcess] = []
         self.readers: list[Connection] = []
-        threads = config.threads or max(1, torch.get_num_threads() // (config.nproc or 1))
-        for rank in range(config.nproc or 1):
+        threads = config.threads or max(1, torch.get_num_threads() // size)
+        for rank in range(size):
             reader, writer = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(rank, config, threads, *arguments, self.stop, writer))
+            told = (rank, size, dataclasses.replace(config, threads=threads), *arguments, self.stop, writer)
+            process = context.Process(target=_work, args=told)
             process.start()
-            writer.close()
+            writer.close()  # so that the reader sees an end when the process ends
             self.processes.append(process)
             self.readers.append(reader)
 
@@ -163,7 +165,7 @@ class Crew:
 
     def _listen(self, emit: Callable[[Event], None]) -> None:
         for reader in self._open():
-            with contextlib.suppress(EOFError):
+            with contextlib.suppress(EOFError, OSError):
                 while reader.poll():
                     self._take(reader.recv(), emit)
                 continue
@@ -182,11 +184,11 @@ class Crew:
 
 def _work(
     rank: int,
+    size: int,
     config: RunConfig,
-    threads: int,
     folder: Path,
     resume: bool,
-    meeting: str,
+    meeting: Path,
     timeout: float,
     stop: Flag,
     writer: Connection,
@@ -203,19 +205,27 @@ def _work(
         writer.send(_Warned(str(text), category, file, line))
 
     warnings.showwarning = warn  # type: ignore[assignment]
-    torch.set_num_threads(threads)
     try:
-        with _joined(rank, config.nproc or 1, meeting, timeout):
+        with _joined(rank, size, meeting, timeout):
             summary = train_here(config, folder, emit, resume, stop.is_set, Processes())
     except Exception as error:
-        writer.send(_Failure(rank, time.monotonic(), error, traceback.format_exc()))
+        writer.send(_Failure(rank, time.monotonic(), _portable(error), traceback.format_exc()))
         sys.exit(1)
     if rank == 0:
         writer.send(summary)
 
 
+def _portable(error: Exception) -> Exception:
+    """The error itself, or its words where it would not survive the way to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return ProcessError(f"{type(error).__name__}: {error}")
+    return error
+
+
 @contextlib.contextmanager
-def _joined(rank: int, size: int, meeting: str, timeout: float) -> Iterator[None]:
+def _joined(rank: int, size: int, meeting: Path, timeout: float) -> Iterator[None]:
     """In a process group with the others."""
     import torch.distributed as dist
 

@@ -85,10 +85,11 @@ class GrassmannSOAP(SOAP):
 class SOAP8bit(SOAP):
     """SOAP with Adam's averages in 8 bits and a scale for each block: `SOAP` in `Quantized` storage.
 
-    In the eigenbasis the averages are rounded after they were used. Those of squares differ there by more than the codes
-    of one block can tell, so that they have a map none of whose numbers is 0 (``Quantized(squares="linear")``): a
-    denominator that was rounded to 0 makes a step too long. Of a matrix of N numbers it keeps ``2 N + 8 ceil(N / block)``
-    bytes of averages in place of 8 N; factors and bases stay in float32, and `one_sided` leaves out the larger ones.
+    In the eigenbasis the averages are rounded after they were used. Those of squares differ there by more than the
+    codes of one block can tell, so that they have a map none of whose numbers is 0 (``Quantized(squares="linear")``):
+    a denominator that was rounded to 0 makes a step too long. Of a matrix of N numbers it keeps ``2 N + 8 ceil(N /
+    block)`` bytes of averages in place of 8 N; factors and bases stay in float32, and `one_sided` leaves out the
+    larger ones.
 
     Args:
         params: a module, parameters, named parameters or groups.

@@ -165,7 +165,7 @@ def test_a_process_that_hangs_is_given_up(
 
     monkeypatch.setattr(launch, "GRACE", 0.5)
     with pytest.raises(ProcessError, match=r"no answer from process 1 of 2 .* which was ended; resume the run"):
-        train_together(config, tmp_path / "run", at(7, hang), resume=False, stop=None, timeout=1.0)
+        train_together(config, tmp_path / "run", at(7, hang), resume=False, stop=None, timeout=4.0)
     assert not any(process.is_alive() for process in crews[0].processes)
 
 

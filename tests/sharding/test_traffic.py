@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shard_jobs import optimizer_of, sheets
 from shard_pool import Pool
-from traffic import held_and_sent
+from traffic import held_and_sent, peak, plates
 
 import metrize
 
@@ -52,6 +52,13 @@ def test_replicas_send_nothing_more(pools: dict[int, Pool], case: str) -> None:
 @pytest.mark.parametrize("case", ["AdamW", "SMMF"])
 def test_weights_in_sixteen_bits(pools: dict[int, Pool], case: str) -> None:
     _compare(pools[2], case, (2,), torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SMMF", "Muon", "SOAP"])
+def test_temporaries_are_told_from_above(pools: dict[int, Pool], name: str) -> None:
+    told = metrize.predict_sharded(plates(), metrize.catalogue()[name], 2)
+    for rank, found in enumerate(pools[2].run(peak, name)):
+        assert found < told.ranks[rank].temporary + 2**10
 
 
 SHAPES = st.lists(st.lists(st.integers(1, 9), max_size=3).map(tuple), min_size=1, max_size=6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -11,8 +12,10 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from shard_jobs import hand_out, mesh_of, optimizer_of, sheets
+from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.profiler import ProfilerActivity, profile
 
 import metrize
 
@@ -82,3 +85,21 @@ def held_and_sent(
         "collectives": traffic.seen,
         "others": traffic.all - traffic.seen,
     }
+
+
+def plates() -> nn.Module:
+    """Matrices that are large beside what a step needs however small they are."""
+    return nn.Sequential(*(nn.Linear(384, 512, bias=False) for _ in range(6)))
+
+
+def peak(name: str) -> int:
+    """Bytes that a step of this process allocates at the most, beyond what is there before and after it."""
+    model = plates()
+    fully_shard(model, mesh=mesh_of(dist.get_world_size()))
+    optimizer = optimizer_of(model, name, {})
+    hand_out(model, 0)
+    optimizer.step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        optimizer.step()
+    events = sorted(found.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events if event.name() == "[memory]"))

@@ -113,7 +113,7 @@ class Crew:
         threads = config.threads or max(1, torch.get_num_threads() // size)
         for rank in range(size):
             reader, writer = context.Pipe(duplex=False)
-            told = (rank, size, dataclasses.replace(config, threads=threads), *arguments, self.stop, writer)
+            told = (rank, size, config, *arguments, threads, self.stop, writer)
             process = context.Process(target=_work, args=told)
             process.start()
             writer.close()  # so that the reader sees an end when the process ends
@@ -165,11 +165,8 @@ class Crew:
 
     def _listen(self, emit: Callable[[Event], None]) -> None:
         for reader in self._open():
-            with contextlib.suppress(EOFError, OSError):
-                while reader.poll():
-                    self._take(reader.recv(), emit)
-                continue
-            reader.close()
+            for message in _messages(reader):
+                self._take(message, emit)
 
     def _take(self, message: Any, emit: Callable[[Event], None]) -> None:
         if isinstance(message, _Failure):
@@ -182,6 +179,15 @@ class Crew:
             emit(message)
 
 
+def _messages(reader: Connection) -> Iterator[Any]:
+    """What has arrived; the last message of a process that was killed may be cut short."""
+    try:
+        while reader.poll():
+            yield reader.recv()
+    except (EOFError, OSError):
+        reader.close()
+
+
 def _work(
     rank: int,
     size: int,
@@ -190,6 +196,7 @@ def _work(
     resume: bool,
     meeting: Path,
     timeout: float,
+    threads: int,
     stop: Flag,
     writer: Connection,
 ) -> None:
@@ -205,6 +212,7 @@ def _work(
         writer.send(_Warned(str(text), category, file, line))
 
     warnings.showwarning = warn  # type: ignore[assignment]
+    torch.set_num_threads(threads)
     try:
         with _joined(rank, size, meeting, timeout):
             summary = train_here(config, folder, emit, resume, stop.is_set, Processes())

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metrize.bucket import Bucket, Fused
+from metrize.bucket import Fused
 from metrize.groups import space_of
-from metrize.kinds import kind_of
+from metrize.kinds import alone, kind_of
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe, parse_recipe
 from metrize.spaces.base import compute_dtype
@@ -24,8 +25,9 @@ Target = nn.Module | Mapping[str, Sequence[int]] | Iterable[Sequence[int]]
 Build = Recipe | type[Optimizer] | Callable[[Any], Optimizer]
 """What is to train it: a recipe, an optimizer of the catalogue, or a function from parameters to an optimizer."""
 
-_TEMPORARIES: dict[type[Bucket], int] = {Fused: 0, Streamed: 8}
-_OTHERWISE = 6  # float32 copies of a batch that a journey through all its parts keeps alive at the most
+_PIECE = 8  # float32 copies of a piece
+_WHOLE = 6  # float32 copies of a tensor that a journey through all its parts keeps alive at the most
+_STACKS = 2  # and where it goes in a batch, its rows of the stacks of parameters and gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ def predict(
     optimizer = built(target, recipe, dtype)
     by_key: dict[str, int] = {}
     by_parameter: dict[str, int] = {}
-    sizes, temporary = [], 0
+    sizes, temporaries = [], Temporaries()
     for group in optimizer.param_groups:
         for index, (name, p) in enumerate(zip(names_of(group), group["params"], strict=True)):
             spec = optimizer.spec(group, index)
@@ -83,9 +85,9 @@ def predict(
                 by_key[key] = by_key.get(key, 0) + math.prod(shape) * kind.itemsize
             by_parameter[name] = sum(math.prod(shape) * kind.itemsize for shape, kind in spec.values())
             sizes.append(p.numel() * p.element_size())
-            temporary = max(temporary, temporary_of(group, index, p))
+            temporaries.add(1, *batch_of(group, index, p))
     gradients = max(sizes, default=0) if in_backward else sum(sizes)
-    return Prediction(sum(sizes), gradients, sum(by_key.values()), temporary, by_key, by_parameter)
+    return Prediction(sum(sizes), gradients, sum(by_key.values()), int(temporaries.most), by_key, by_parameter)
 
 
 def built(target: Target, recipe: Build, dtype: torch.dtype) -> Optimizer:
@@ -104,9 +106,44 @@ def names_of(group: dict[str, Any]) -> list[str]:
     return group.get("param_names") or [f"#{i}" for i in range(len(group["params"]))]
 
 
-def temporary_of(group: dict[str, Any], index: int, p: Tensor) -> int:
-    """Bytes that stepping a tensor takes for a while; an estimate from above."""
+def batch_of(group: dict[str, Any], index: int, p: Tensor) -> tuple[Any, int, int]:
+    """The batch that a tensor is stepped in, the bytes it adds to its temporaries, and the most that these can be.
+
+    The bytes are an estimate from above.
+    """
     recipe = parse_recipe(group["recipe"])
-    kind = kind_of(recipe, space_of(group, index, recipe), p, group)
-    numbers = p.numel() if kind is not Streamed else min(p.numel(), piece_size(p))
-    return _TEMPORARIES.get(kind, _OTHERWISE) * numbers * compute_dtype(p.dtype).itemsize
+    space = space_of(group, index, recipe)
+    kind, each = kind_of(recipe, space, p, group), compute_dtype(p.dtype).itemsize
+    among = alone(kind, p, index)
+    key = (id(group), kind, space, p.dtype, *among)
+    if kind is Fused:
+        return key, 0, 0
+    if kind is Streamed:
+        return key, _PIECE * each * p.numel(), _PIECE * each * piece_size(p)
+    size = (_WHOLE + (0 if index in among[1:] else _STACKS)) * each * p.numel()
+    return key, size, sys.maxsize
+
+
+class Temporaries:
+    """Bytes of temporaries, of one process or of several, while batches are filled tensor by tensor."""
+
+    def __init__(self, ranks: int = 1) -> None:
+        self._batches: dict[Any, Tensor] = {}
+        self._most: dict[Any, int] = {}
+        self._none = torch.zeros(ranks, dtype=torch.int64)
+
+    def add(self, where: Tensor | int, batch: Any, size: int, most: int) -> None:
+        """Add what a tensor takes, on those processes where it is stepped.
+
+        Args:
+            where: 1 for a process that steps it, else 0.
+            batch, size, most: see `batch_of`.
+        """
+        self._batches[batch] = self._batches.get(batch, self._none) + where * size
+        self._most[batch] = max(self._most.get(batch, 0), most)
+
+    @property
+    def most(self) -> Tensor:
+        """Of each process, in the batch that takes most: one goes after the other."""
+        sizes = [size.clamp(max=self._most[batch]) for batch, size in self._batches.items()]
+        return torch.stack([self._none, *sizes]).amax(0)

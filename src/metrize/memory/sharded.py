@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metrize.exchange import Exchange, settle_sums
 from metrize.groups import space_of
-from metrize.memory.predicted import Build, Target, built, names_of, temporary_of
+from metrize.memory.predicted import Build, Target, Temporaries, batch_of, built, names_of
 from metrize.optimizer import Optimizer
 from metrize.part import Spec
 from metrize.recipe import parse_recipe
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metrize.sharding import Member
     from metrize.sharding.shards import Cut, Layout
 
-_Parts = Callable[[Callable[[tuple[int, ...]], int]], Tensor]
+_Parts = Callable[[Callable[[tuple[int, ...]], int | bool]], Tensor]
 """Measures the part of a tensor that each process has, given its shape."""
 
 
@@ -35,8 +35,9 @@ class RankPrediction:
         parameters: its parts.
         gradients: their gradients.
         state: of the optimizer, exactly as it will be.
-        copies: whole parameters that it steps for all, kept beside its parts.
-        temporary: the most that a step needs beside, an estimate from above: whole gradients, messages, temporaries.
+        copies: whole points on manifolds that it steps for all, kept beside its parts.
+        temporary: the most that a step needs beside, an estimate from above: whole gradients and parameters, messages,
+            temporaries of arithmetic.
         sent: to other processes in a step, where nobody else wrote to the weights. An all-reduce of b bytes over R
             processes counts as ``2 b (R - 1) / R``.
     """
@@ -129,9 +130,9 @@ class _Count:
 
     def __init__(self, optimizer: Optimizer, members: dict[Tensor, Member], ranks: int) -> None:
         self.optimizer, self.members, self.size = optimizer, members, ranks
-        self.parameters, self.state, self.copies, self.sent, self.kernels, self.parts, self.owned = (
-            torch.zeros(ranks, dtype=torch.int64) for _ in range(7)
-        )
+        self.parameters, self.state, self.copies, self.sent = (self._zeros() for _ in range(4))
+        self.out, self.into, self.back, self.returned = (self._zeros() for _ in range(4))  # bytes of messages
+        self.kernels = Temporaries(ranks)
         self.owners: dict[str, int] = {}
         for group in optimizer.param_groups:
             for index, (name, p) in enumerate(zip(names_of(group), group["params"], strict=True)):
@@ -145,11 +146,19 @@ class _Count:
     def result(self) -> ShardedPrediction:
         """All of it together."""
         collectives, sent = self._messages()
-        # the whole gradients lie in the reply and once more, and then stay for the step itself
-        temporary = torch.maximum(self.parts + 2 * self.owned, self.owned + self.kernels)
+        phases = [  # what came in is joined to whole tensors, which stay until the new parameters are under way
+            self.out + self.into,
+            2 * self.into,
+            self.into + self.kernels.most,
+            self.into + self.back + self.returned,
+        ]
+        temporary = torch.stack(phases).amax(0)
         rows = [self.parameters, self.parameters, self.state, self.copies, temporary, self.sent + sent]
         ranks = tuple(RankPrediction(*row) for row in torch.stack(rows, 1).tolist())
         return ShardedPrediction(ranks, collectives, self.owners)
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self.size, dtype=torch.int64)
 
     def _own_parts(self, group: dict[str, Any], index: int, p: Tensor, member: Member | None) -> None:
         """A tensor of which every process steps the part it has, or the whole where nothing is cut."""
@@ -157,28 +166,32 @@ class _Count:
         space, each = space_of(group, index, recipe), _parts(p, member, self.size)
         self.parameters += each(lambda shape: _bytes(shape, p.dtype))
         self.state += each(lambda shape: _held(state_spec(recipe, space, _meta(shape, p), group)))
-        self.kernels = torch.maximum(self.kernels, each(lambda shape: temporary_of(group, index, _meta(shape, p))))
+        for part in {*_shapes(member and member.cut, tuple(p.shape), self.size)}:
+            self.kernels.add(each(part.__eq__), *batch_of(group, index, _meta(part, p)))
 
     def _whole(self, group: dict[str, Any], index: int, member: Member) -> None:
-        """A tensor that one process steps: gradients go there and new values come back."""
+        """A tensor that one process steps."""
         from metrize.sharding import placeholder
+
+        p, here = member.p, torch.arange(self.size) == member.owner
+        whole, place = _bytes(tuple(p.shape), p.dtype), sum(value.nbytes for value in placeholder(member.spec).values())
+        self.parameters += _parts(p, member, self.size)(lambda shape: _bytes(shape, p.dtype))
+        self.state += place + here * (_held(member.spec) - place)
+        self.copies += here * (0 if member.flat else whole)
+        self.kernels.add(here, *batch_of(group, index, _meta(tuple(p.shape), p)))
+        self._send(member, here)
+
+    def _send(self, member: Member, here: Tensor) -> None:
+        """Gradients go to the owner, and parameters where it keeps no copy; new parameters come back."""
         from metrize.sharding.wire import room
 
-        p, owner = member.p, member.owner
-        each = _parts(p, member, self.size)
-        pieces = each(lambda shape: room([(shape, p.dtype)]))
-        self.parameters += each(lambda shape: _bytes(shape, p.dtype))
-        place = sum(value.nbytes for value in placeholder(member.spec).values())
-        self.state += place
-        self.state[owner] += _held(member.spec) - place
-        self.copies[owner] += _bytes(tuple(p.shape), p.dtype)
-        self.kernels[owner] = max(int(self.kernels[owner]), temporary_of(group, index, _meta(tuple(p.shape), p)))
-        self.parts += pieces
-        self.owned[owner] += pieces.sum()
-        there = pieces.clone()
-        there[owner] = 0
-        self.sent += there
-        self.sent[owner] += there.sum()
+        parts = _parts(member.p, member, self.size)(lambda shape: room([(shape, member.p.dtype)]))
+        loads = 2 if member.flat else 1
+        self.out += loads * parts
+        self.into += loads * here * parts.sum()
+        self.back += here * parts.sum()
+        self.returned += parts
+        self.sent += ~here * loads * parts + here * (~here * parts).sum()
 
     def _messages(self) -> tuple[int, int]:
         """Collectives of a step, and what each process sends beside tensors: marks, and sums of step sizes."""
@@ -210,7 +223,7 @@ class _Sums(Exchange):
 def _parts(p: Tensor, member: Member | None, ranks: int) -> _Parts:
     shapes = _shapes(None if member is None else member.cut, tuple(p.shape), ranks)
 
-    def each(measure: Callable[[tuple[int, ...]], int]) -> Tensor:
+    def each(measure: Callable[[tuple[int, ...]], int | bool]) -> Tensor:
         known = {shape: measure(shape) for shape in set(shapes)}
         return torch.tensor([known[shape] for shape in shapes], dtype=torch.int64)
 

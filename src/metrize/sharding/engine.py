@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import distribute_tensor
 
 from metrize.exchange import Exchange
 from metrize.seams import Seam
 from metrize.sharding.members import Member
-from metrize.sharding.shards import Line, gradient
-from metrize.sharding.wire import Form, swap
+from metrize.sharding.shards import Cut, Line, gradient, placed, wrapped
+from metrize.sharding.wire import form, swap
 
 
 class Parcel:
@@ -32,20 +31,42 @@ class Parcel:
         else:
             self.work = torch.empty(shape if member.here else (0,), dtype=kind, device=device)
         self.grad: Tensor | None = None
+        self.filled = False  # whether `work` holds the parameter; alike on all processes
         self._seen: tuple[int, int] | None = None
+
+    @property
+    def cut(self) -> Cut:
+        """How an owned parameter is cut."""
+        assert self.member.cut is not None
+        return self.member.cut
 
     @property
     def changed(self) -> bool:
         """Whether someone else wrote to the parameter since it was last looked at."""
-        return self.member.family != "local" and self._versions() != self._seen
+        return self.member.family != "local" and self.filled and self._versions() != self._seen
 
-    def look(self) -> None:
-        """Note the parameter as it is now."""
+    def fill(self, whole: Tensor | None) -> None:
+        """Take in the whole parameter as it is now; None where another process steps it."""
+        if whole is not None and self.member.flat:
+            self.work.data = whole
+        elif whole is not None:
+            self.work.copy_(whole)  # in place: the space has looked at this very tensor
+        self.filled, self._seen = True, self._versions()
+
+    def rest(self) -> None:
+        """The step is over; a whole tensor of no further use is let go, as an owner's memory has better uses."""
+        self.work.grad = self.grad = None
         self._seen = self._versions()
+        if self.member.family != "local" and self.member.flat:
+            self.work.data, self.filled = self.work.new_empty(0), False
 
     def _versions(self) -> tuple[int, int]:
         # what is written through the container is not counted by the part, nor the other way round
         return self.member.p._version, self.local._version
+
+    def load(self) -> list[Tensor]:
+        """This process's share of what its owner needs for a step."""
+        return [self.sent_grad()] if self.filled else [self.sent_grad(), self.local]
 
     def sent_grad(self) -> Tensor:
         """The gradient in the parameter's dtype; zeros where this process has none."""
@@ -55,10 +76,10 @@ class Parcel:
 class Sharded(Exchange):
     """What crosses processes in a step, for all parameters together.
 
-    One all-to-all brings gradients to the owners of their tensors, with the marks by which all processes decide alike
-    whether to step; one brings the new parameters back. Without owned tensors the marks are one small all-reduce. A
-    parameter that someone wrote to since the last step is sent to its owner by one more. The sums of step sizes that
-    look at the whole model are an all-reduce.
+    One all-to-all brings gradients and parameters to the owners of their tensors, with the marks by which all processes
+    decide alike whether to step; one brings the new parameters back. Without owned tensors the marks are one small
+    all-reduce. Points on a manifold stay with their owner, and travel only after someone else wrote to them, by one
+    all-to-all more. The sums of step sizes that look at the whole model are an all-reduce.
 
     Args:
         members: the cut parameters, in the order of the optimizer.
@@ -67,7 +88,7 @@ class Sharded(Exchange):
     def __init__(self, members: Sequence[Member]) -> None:
         self.parcels = [Parcel(member) for member in members]
         self.lines = list({line.name: line for member in members for line in member.lines}.values())
-        self._fetch([parcel for parcel in self.parcels if parcel.member.family != "local"])
+        self._fetch(self.parcels)
         self._by_parameter: dict[Tensor, Parcel] = {parcel.member.p: parcel for parcel in self.parcels}
         self._used: list[Parcel] = []
 
@@ -106,10 +127,12 @@ class Sharded(Exchange):
                 parcel.grad = None
             return False
         present, changed = rest[: len(self.parcels)], rest[len(self.parcels) :]
-        self._fetch([parcel for parcel, mark in zip(self.parcels, changed, strict=True) if mark])
-        self._used = [parcel for parcel, mark in zip(self.parcels, present, strict=True) if mark]
         for parcel in self.parcels:
-            parcel.work.grad = None
+            if not parcel.filled and parcel.member.family == "owner":
+                parcel.fill(received[id(parcel)][1] if parcel.member.here else None)
+        written = [parcel for parcel, mark in zip(self.parcels, changed, strict=True) if mark]
+        self._fetch([*written, *(p for p in self.parcels if not p.filled)])
+        self._used = [parcel for parcel, mark in zip(self.parcels, present, strict=True) if mark]
         for parcel in self._used:
             parcel.work.grad = self._whole_gradient(parcel, received)
         return True
@@ -122,18 +145,15 @@ class Sharded(Exchange):
                 total.copy_(part.view_as(total))
 
     def close(self) -> None:
-        owned = [parcel for parcel in self._used if parcel.member.family == "owner"]
         for line in self.lines:
-            mine = [parcel for parcel in owned if _line(parcel).name == line.name]
+            mine = _along(line, self._used)
             if mine:
                 self._return(line, mine)
         for parcel in self._used:
             if parcel.member.family == "gathered":
-                p = parcel.member.p
-                spread = distribute_tensor(parcel.work, p.device_mesh, p.placements, src_data_rank=None)
-                parcel.local.copy_(spread.to_local())
-            parcel.look()
-            parcel.work.grad = parcel.grad = None
+                parcel.local.copy_(placed(parcel.work, parcel.member.p))
+        for parcel in self.parcels:
+            parcel.rest()
         self._used = []
 
     @property
@@ -144,79 +164,70 @@ class Sharded(Exchange):
         for line in self.lines:
             dist.all_reduce(tensor, how, group=line.group)
 
-    def _exchange_gradients(self, marks: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """The marks that any process made, and whole gradients of owned tensors by place."""
-        owned = [parcel for parcel in self.parcels if parcel.member.family == "owner"]
-        if len(self.lines) == 1 and owned:  # the marks travel with the gradients
-            return self._collect(self.lines[0], owned, marks, gradients=True)
+    def _exchange_gradients(self, marks: Tensor) -> tuple[Tensor, dict[int, list[Tensor]]]:
+        """The marks that any process made, and what arrived for the tensors that are stepped here."""
+        if len(self.lines) == 1 and _along(self.lines[0], self.parcels):  # the marks travel with the gradients
+            return self._collect(self.lines[0], self.parcels, marks, Parcel.load)
         self._all_reduce(marks, dist.ReduceOp.MAX)
-        received: dict[int, Tensor] = {}
+        received: dict[int, list[Tensor]] = {}
         for line in self.lines:
-            mine = [parcel for parcel in owned if _line(parcel).name == line.name]
-            if mine:
-                received |= self._collect(line, mine, marks, gradients=True)[1]
+            if _along(line, self.parcels):
+                received |= self._collect(line, self.parcels, marks, Parcel.load)[1]
         return marks, received
 
     def _collect(
-        self, line: Line, parcels: list[Parcel], marks: Tensor, gradients: bool
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+        self, line: Line, parcels: Sequence[Parcel], marks: Tensor, load: Callable[[Parcel], list[Tensor]]
+    ) -> tuple[Tensor, dict[int, list[Tensor]]]:
         """One all-to-all of parts to their owners: the marks of all, and the whole tensors of those owned here."""
+        loads = {id(parcel): load(parcel) for parcel in _along(line, parcels)}
+        mine = [parcel for parcel in _along(line, parcels) if parcel.member.here]
         outgoing = [[marks] for _ in range(line.size)]
-        incoming: list[list[Form]] = [[(tuple(marks.shape), marks.dtype)] for _ in range(line.size)]
-        mine = [parcel for parcel in parcels if parcel.member.here]
-        for parcel in parcels:
-            outgoing[parcel.member.owner].append(parcel.sent_grad() if gradients else parcel.local)
-        for rank in range(line.size):
-            incoming[rank] += [(_cut(parcel).part_shape(rank), parcel.local.dtype) for parcel in mine]
+        for parcel in _along(line, parcels):
+            outgoing[parcel.member.owner] += loads[id(parcel)]
+        incoming = [
+            [form(marks), *((p.cut.part_shape(rank), each.dtype) for p in mine for each in loads[id(p)])]
+            for rank in range(line.size)
+        ]
         arrived = swap(outgoing, incoming, line.group, marks.device)
         joined = torch.stack([each[0] for each in arrived]).amax(0)
-        parts = zip(*(each[1:] for each in arrived), strict=True)
-        return joined, {id(p): torch.cat(part, _cut(p).dim) for p, part in zip(mine, parts, strict=True)}
+        rows = zip(*(each[1:] for each in arrived), strict=True)
+        return joined, {id(p): [torch.cat(next(rows), p.cut.dim) for _ in loads[id(p)]] for p in mine}
 
-    def _whole_gradient(self, parcel: Parcel, received: dict[int, Tensor]) -> Tensor | None:
+    def _whole_gradient(self, parcel: Parcel, received: dict[int, list[Tensor]]) -> Tensor | None:
         """What the bucket of this process needs."""
-        member, p = parcel.member, parcel.member.p
+        member = parcel.member
         if member.family == "owner":
-            return received.get(id(parcel))
+            return received[id(parcel)][0] if member.here else None
         if member.family == "local":
             return parcel.sent_grad() if parcel.grad is None else parcel.grad
-        part = type(p).from_local(
-            parcel.sent_grad(), p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
-        )
-        return part.full_tensor()
+        return wrapped(parcel.sent_grad(), member.p, tuple(member.p.shape)).full_tensor()
 
-    def _fetch(self, parcels: list[Parcel]) -> None:
+    def _fetch(self, parcels: Sequence[Parcel]) -> None:
         """Take parameters as they are now to who steps them."""
+        none = torch.zeros(1, dtype=torch.uint8, device=self._device)
+        received: dict[int, list[Tensor]] = {}
         for line in self.lines:
-            mine = [p for p in parcels if p.member.family == "owner" and _line(p).name == line.name]
-            if mine:
-                none = torch.zeros(1, dtype=torch.uint8, device=self._device)
-                received = self._collect(line, mine, none, gradients=False)[1]
-                for parcel in mine:
-                    if id(parcel) in received:
-                        parcel.work.copy_(received[id(parcel)])
+            if _along(line, parcels):
+                received |= self._collect(line, parcels, none, lambda parcel: [parcel.local])[1]
         for parcel in parcels:
             if parcel.member.family == "gathered":
-                parcel.work.copy_(parcel.member.p.full_tensor())
-            parcel.look()
+                parcel.fill(parcel.member.p.full_tensor())
+            elif parcel.member.family == "owner":
+                parcel.fill(received[id(parcel)][0] if parcel.member.here else None)
+            parcel.filled = True
 
     def _return(self, line: Line, parcels: list[Parcel]) -> None:
         """One all-to-all of the owners' results."""
         mine = [parcel for parcel in parcels if parcel.member.here]
-        outgoing = [[_cut(parcel).part(parcel.work, rank) for parcel in mine] for rank in range(line.size)]
+        outgoing = [[parcel.cut.part(parcel.work, rank) for parcel in mine] for rank in range(line.size)]
         theirs = [[p for p in parcels if p.member.owner == rank] for rank in range(line.size)]
-        incoming = [[(tuple(p.local.shape), p.local.dtype) for p in each] for each in theirs]
+        incoming = [[form(p.local) for p in each] for each in theirs]
         arrived = swap(outgoing, incoming, line.group, self._device)
         for parcels_of, tensors in zip(theirs, arrived, strict=True):
             for parcel, tensor in zip(parcels_of, tensors, strict=True):
                 parcel.local.copy_(tensor)
 
 
-def _cut(parcel: Parcel):  # type: ignore[no-untyped-def]
-    assert parcel.member.cut is not None
-    return parcel.member.cut
-
-
-def _line(parcel: Parcel) -> Line:
-    line: Line = _cut(parcel).line
-    return line
+def _along(line: Line, parcels: Sequence[Parcel]) -> list[Parcel]:
+    """Those that have an owner on this line."""
+    return [parcel for parcel in parcels if parcel.member.family == "owner" and parcel.cut.line.name == line.name]

@@ -31,6 +31,7 @@ class Member:
         spec: what one process would keep for it: key -> (shape, dtype).
         family: ``"local"``, every process steps the part it has; ``"owner"``, one process steps the whole;
             ``"gathered"``, every process steps the whole.
+        flat: whether it lives in a vector space.
         cut: how it is cut; None where it is cut along several lines or not at all.
         owner: who steps it, by place in the line.
     """
@@ -38,6 +39,7 @@ class Member:
     p: DTensor
     spec: Spec
     family: str
+    flat: bool
     cut: Cut | None = None
     owner: int = 0
 
@@ -76,8 +78,8 @@ def members(optimizer: Optimizer, layout_of: Callable[[Any], Layout | None] = la
 def _member(recipe: Recipe, space: Space, p: DTensor, group: dict[str, Any], layout: Layout) -> Member:
     spec, cut = state_spec(recipe, space, p, group), layout.cut
     if layout.whole or by_entry(recipe, space, p, group):
-        return Member(p, spec, "local", cut)
-    return Member(p, spec, "gathered") if cut is None else Member(p, spec, "owner", cut)
+        return Member(p, spec, "local", space.flat, cut)
+    return Member(p, spec, "gathered" if cut is None else "owner", space.flat, cut)
 
 
 def _work(recipe: Recipe, space: Space, member: Member) -> float:

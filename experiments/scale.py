@@ -68,7 +68,8 @@ class Step:
     """Bytes of a GPU, and milliseconds of a step, which add up to its slowest GPU.
 
     Args:
-        held, most: GiB of a GPU without activations, in the mean and at the most.
+        kept, most_kept: GiB of a GPU between steps, without activations, in the mean and at the most.
+        held, most: GiB of a GPU in a step.
         state: GiB of optimizer state of a GPU, in the mean.
         sent, most_sent: MiB a step.
         collectives: a step.
@@ -76,7 +77,7 @@ class Step:
         work: everything in equal shares.
         uneven: what the fullest owner has more.
         refresh: what new bases add to the slowest GPU, in the mean over steps.
-        bandwidth: gradients to the fullest owner and its parameters back.
+        bandwidth: gradients and parameters to the fullest owner, and new parameters back.
         messages: one for each peer of an all-to-all.
         training: forward and backward pass.
         largest: that a single tensor takes at its owner.
@@ -84,6 +85,8 @@ class Step:
         owned: tensors that are stepped as a whole.
     """
 
+    kept: float
+    most_kept: float
     held: float
     most: float
     state: float
@@ -116,7 +119,7 @@ def step(model: str, method: Method, gpus: int, line: int | None = None, device:
     return Step(
         **_bytes_of(told),
         **_arithmetic(told, works, _due(shapes, method)),
-        **_traffic(told, device),
+        **_traffic(told, _fullest(told, shapes), device),
         flops=sum(work.flops for work in works.values()),
         training=1e3 * 6 * numbers * device.batch / (gpus * device.used * device.products_16),
         largest=1e3 * max((works[name].seconds for name in told.owners), default=0.0),
@@ -127,6 +130,7 @@ def step(model: str, method: Method, gpus: int, line: int | None = None, device:
 def _bytes_of(told: metrize.ShardedPrediction) -> dict[str, Any]:
     mean, most, gib, mib = told.mean, told.most, 2**30, 2**20
     held = {"held": mean.total / gib, "most": most.total / gib, "state": mean.state / gib}
+    held |= {"kept": (mean.total - mean.temporary) / gib, "most_kept": (most.total - most.temporary) / gib}
     return held | {"sent": mean.sent / mib, "most_sent": most.sent / mib, "collectives": told.collectives}
 
 
@@ -152,13 +156,25 @@ def _arithmetic(told: metrize.ShardedPrediction, works: dict[str, Work], due: li
     return {key: 1e3 * float(value) for key, value in found.items()}
 
 
-def _traffic(told: metrize.ShardedPrediction, device: Device) -> dict[str, float]:
-    """What the fullest owner takes in and gives out, and messages: to every peer, or up and down a tree."""
+def _fullest(told: metrize.ShardedPrediction, shapes: dict[str, Shape]) -> int:
+    """Bytes of all tensors of the owner with most of them."""
+    owned = [0] * len(told.ranks)
+    for name, owner in told.owners.items():
+        owned[owner] += 4 * math.prod(shapes[name])
+    return max(owned)
+
+
+def _traffic(told: metrize.ShardedPrediction, fullest: int, device: Device) -> dict[str, float]:
+    """What the fullest owner takes in and gives out, and messages: to every peer, or up and down a tree.
+
+    Gradients and parameters come in and parameters go out; points on a manifold stay where they are.
+    """
+    trips = 2 if told.most.copies else 3
     line = len(told.ranks)
     inside = min(line, device.machine)
     seconds = max((line - inside) / device.far, (inside - 1) / device.near) / line  # for each byte of an owner
     messages = told.collectives * (line - 1 if told.owners else 2 * math.log2(line))
-    return {"bandwidth": 1e3 * 2 * told.most.copies * seconds, "messages": 1e3 * messages * device.message}
+    return {"bandwidth": 1e3 * trips * fullest * seconds, "messages": 1e3 * messages * device.message}
 
 
 def _due(shapes: dict[str, Shape], method: Method) -> list[set[str]]:
@@ -254,12 +270,12 @@ def _assumed() -> list[str]:
 
 
 def _bytes(steps: dict[tuple[str, int, str], Step]) -> list[str]:
-    head = ["model", "GPUs", "method", "held, GiB", "at most", "state, GiB", "sent, MiB", "at most", "calls", "Tflop"]
+    head = ["model", "GPUs", "method", "state", "between steps", "at most", "in a step", "at most", "sent", "at most"]
     rows = []
     for (m, g, n), s in steps.items():
-        sizes = map(_number, (s.held, s.most, s.state, s.sent, s.most_sent))
+        sizes = map(_number, (s.state, s.kept, s.most_kept, s.held, s.most, s.sent, s.most_sent))
         rows.append([m, str(g), n, *sizes, str(s.collectives), _number(s.flops / 1e12)])
-    return _table(head, rows)
+    return _table([*head, "calls", "Tflop"], rows)
 
 
 def _times(steps: dict[tuple[str, int, str], Step]) -> list[str]:

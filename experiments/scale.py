@@ -3,7 +3,7 @@
 Run: ``python experiments/scale.py`` (a minute). Nothing here ran on a GPU. Bytes are told by
 `metrize.predict_sharded`, which the tests check against what processes hold and send. Times are flops and bytes over
 the rates of a data sheet, times how far our steps are from such a model where they were measured: on a CPU, read from
-``benchmarks/*.json``. Writes ``scale.md`` and ``scale.json`` beside this file.
+``benchmarks/*.json``. Writes ``scale.md`` and ``scale.json`` beside this file, and the tables of ``docs/scale.md``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import functools
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from metrize.memory.predicted import built, names_of
 from metrize.spaces import Stiefel
 
 HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "scale.md"
 MODELS = {"7B": "LLaMA-7B", "70B": "LLaMA-70B"}
 GPUS = (64, 1024)
 LINES = (8, 16, 64, 256, 1024)
@@ -316,8 +318,22 @@ def _pairs(before: list[Step], after: list[Step]) -> list[str]:
     return [_cell(each) for pair in zip(before, after, strict=True) for each in pair]
 
 
+def tables(text: str) -> dict[str, str]:
+    """Every table of a page by its first line."""
+    found = re.findall(r"^(?:\|.*\n)+", text, re.MULTILINE)
+    return {table.partition("\n")[0]: table for table in found}
+
+
+def renewed(page: str, text: str) -> str:
+    """A page with the tables of a text in place of its own with the same head."""
+    for head, table in tables(text).items():
+        page = page.replace(tables(page)[head], table)
+    return page
+
+
 if __name__ == "__main__":
     text, numbers = report()
+    PAGE.write_text(renewed(PAGE.read_text(), text))
     (HERE / "scale.md").write_text(text)
     (HERE / "scale.json").write_text(json.dumps(numbers, indent=1) + "\n")
     print(text)

@@ -35,7 +35,8 @@ def exchange_of(optimizer: Optimizer) -> Exchange:
         return Exchange()
     from metrize.sharding import Sharded, members  # slow to load, and of use to few
 
-    return Sharded(list(members(optimizer).values()))
+    trained = [member for p, member in members(optimizer).items() if trains(p)]
+    return Sharded(trained) if trained else Exchange()
 
 
 def assemble(optimizer: Optimizer, exchange: Exchange) -> list[Bucket]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -16,15 +17,16 @@ from metrize.moments import Averages, Cut, Stream, boxes
 from metrize.recipe import Recipe
 from metrize.rules import Rule
 from metrize.rules.base import Pass
+from metrize.seams import by_windows
 from metrize.spaces import Space
 from metrize.spaces.base import compute_dtype
 from metrize.state import State, real, slots
-from metrize.step_sizes import Decaying, Given, Relative
+from metrize.step_sizes import Given, Relative
 
 
 def streamable(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> bool:
     """Whether this recipe can work on pieces of this tensor."""
-    alone = isinstance(recipe.step_size, Given | Relative | Decaying) and recipe.decay != "natural"
+    alone = (recipe.step_size.by_entry or isinstance(recipe.step_size, Relative)) and recipe.decay != "natural"
     plain = space.flat and isinstance(recipe.frame, Identity) and alone
     if not plain or not passes_of(recipe.rule, group) or not p.is_contiguous():
         return False
@@ -68,18 +70,51 @@ class Streamed(Stacked):
         storages = {name: self.recipe.moments.of(p.shape, slot.kind) for name, slot in self._slots.items()}
         self._ahead = frozenset(name for name, storage in storages.items() if storage.ahead)
         self._size = piece_size(p)
-        layout = next(filter(None, (storage.layout(p.shape) for storage in storages.values())), (p.numel(),))
+        measures = self.recipe.step_size.scope is not None
+        any_layout = tuple(p.shape) if measures else (p.numel(),)  # sums are made by rows
+        layout = next(filter(None, (storage.layout(p.shape) for storage in storages.values())), any_layout)
         self._cuts = boxes(layout, self._size, math.lcm(*(storage.align for storage in storages.values())))
-        kernel = self.recipe.plain and self.recipe.rule.fusable(self.group) and p.device.type in ("cpu", "cuda")
-        self._one_pass = kernel and all(storage.lends for storage in storages.values())
+        usual = self.recipe.decay == "decoupled" or (self.recipe.decay == "l2" and not measures)
+        kernel = usual and self.recipe.step_size.by_entry and p.device.type in ("cpu", "cuda")
+        fusable = kernel and self.recipe.rule.fusable(self.group)
+        self._one_pass = fusable and all(storage.lends for storage in storages.values())
 
     def gather(self) -> None:
         Bucket.gather(self)
 
+    def statistics(self) -> Tensor | None:
+        if self.recipe.step_size.scope is None or not self.present or not self.params[0].numel():
+            return None
+        if self._large:
+            shares = [share for i, grad in self._members() for share in self._measure_pieces(i, grad)]
+        else:
+            shares = [self._measure(*batch) for batch in self._batches()]
+        return torch.stack(shares).sum(0)
+
+    def _measure_pieces(self, i: int, grad: Tensor) -> Iterator[Tensor]:
+        stack, state = real(self.params[i]).unsqueeze(0), self._row(i)
+        grad, rest = grad.contiguous().unsqueeze(0), state.get("rounding.rest")
+        for cut in self._cuts:
+            points = cut.of(stack)
+            if points.dtype != self._dtype:
+                points = self.recipe.rounding.widen(points, None if rest is None else cut.of(rest))
+            own = {key: cut.of(v) if v.shape == stack.shape else v for key, v in state.items()}
+            yield self.recipe.step_size.measure(self._descent(cut.of(grad), points), points, own, self.group)
+
+    @property
+    def _large(self) -> bool:
+        return self.params[0].numel() > self._size
+
+    def _members(self) -> Iterator[tuple[int, Tensor]]:
+        yield from zip(self.present, self.gradients, strict=True)
+
+    def _row(self, i: int) -> State:
+        return {key: value[i : i + 1] for key, value in self._stack.items()}
+
     def apply(self) -> None:
-        if self.params[0].numel() > self._size:
-            for i, grad in zip(self.present, self.gradients, strict=True):
-                self._go_through(real(self.params[i]), grad, {key: v[i : i + 1] for key, v in self._stack.items()})
+        if self._large:
+            for i, grad in self._members():
+                self._go_through(i, grad)
         else:
             for members, grad, state in self._batches():
                 self._step(members, grad, state)
@@ -97,19 +132,18 @@ class Streamed(Stacked):
             yield self.present[at:end], _stack(self.gradients[at:end]), state
             at = end
 
-    def _go_through(self, parameter: Tensor, grad: Tensor, state: State) -> None:
+    def _go_through(self, i: int, grad: Tensor) -> None:
         """One journey of a large tensor."""
-        stack, grad = parameter.unsqueeze(0), grad.contiguous().unsqueeze(0)
+        stack, grad, state = real(self.params[i]).unsqueeze(0), grad.contiguous().unsqueeze(0), self._row(i)
         state["step"].add_(1)
-        one = torch.empty(1, dtype=self._dtype, device=parameter.device)
+        one = torch.empty(1, dtype=self._dtype, device=stack.device)
         rate = self._rate(stack, one, state)
-        rate = float(rate) if parameter.device.type == "cpu" else rate
+        rate = float(rate) if stack.device.type == "cpu" else rate
         averages = Pieces(self.recipe.moments, state, self._slots)
         *looks, last = self.recipe.rule.passes(self.group, self._ahead)
         for look in looks:
             for cut in averages.along(self._cuts):
-                coords = self._descent(cut.of(grad), cut.of(stack))
-                look(coords, averages, self.group, self._metric)
+                look(*self._seen(self._descent(cut.of(grad), cut.of(stack)), state, averages), self._metric)
         gain = _per_member(self.recipe.rule.gain(averages.step, self.group), one)
         rounding, whole = self.recipe.rounding, state.get("rounding.rest")
         for piece, cut in enumerate(averages.along(self._cuts)):
@@ -117,21 +151,36 @@ class Streamed(Stacked):
             exact = points.dtype == self._dtype
             wide = points if exact else rounding.widen(points, rest)
             if self._one_pass:
-                self._fused_(wide, cut.of(grad).to(self._dtype), averages)
+                self._fused_(i, wide, cut.of(grad).to(self._dtype), averages, rate)
             else:
                 coords = self._descent(cut.of(grad), wide)
                 shrink_before_(self.recipe.decay, wide, rate, self.space, self.group)
-                direction = last(coords, averages, self.group, self._metric)
+                direction = last(*self._seen(coords, state, averages), self._metric)
                 self._advance_(wide, direction, rate, rate * gain)
             if not exact:
                 rounding.narrow_(points, wide, rest, rounding.draw({key: v[0] for key, v in state.items()}, piece))
         averages.close()
 
-    def _fused_(self, points: Tensor, grad: Tensor, averages: Pieces) -> None:
+    def _seen(self, coords: Tensor, state: State, averages: Pieces) -> tuple[Tensor, Pieces, dict[str, Any]]:
+        """What the rule sees of a piece."""
+        coords, hyper = self.recipe.step_size.scaled(coords, state, self.group)
+        return coords, averages, hyper
+
+    def _fused_(self, i: int, points: Tensor, grad: Tensor, averages: Pieces, rate: float | Tensor) -> None:
         """Torch's own kernel, on a piece whose averages are read before it and written after it."""
         lent, step = averages.lend(), averages.state["step"].to(points.device)
-        state = {name: [average] for name, average in lent.items()} | {"step": [step]}
-        self.recipe.rule.fused([points], [grad], state, self.group, self.recipe.decay)
+        state = {name: [average] for name, average in lent.items()} | {"step": [step[0]]}
+        grad, hyper = self.recipe.step_size.scaled(grad, averages.state, self.group)
+        hyper = hyper if isinstance(self.recipe.step_size, Given) else {**hyper, "lr": rate}
+
+        def kernel(params: list[Tensor], grads: list[Tensor], own: dict[str, list[Tensor]]) -> None:
+            self.recipe.rule.fused(params, grads, own, hyper, self.recipe.decay)
+
+        if self.seams:
+            seam = dataclasses.replace(self.seams[i], start=self.seams[i].start + averages.cut.start)
+            by_windows([seam], [points], [grad], state, kernel)
+        else:
+            kernel([points], [grad], state)
         averages.take_back(lent)
 
     def _advance_(self, points: Tensor, direction: Tensor, rate: float | Tensor, length: float | Tensor) -> None:

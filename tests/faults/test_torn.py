@@ -181,9 +181,25 @@ def test_the_only_checkpoint_refused_offers_a_new_start(config: RunConfig, run: 
 
 
 def test_what_an_interrupted_save_left_is_no_checkpoint(config: RunConfig, straight: Path, run: Path) -> None:
-    (run / "checkpoint-15.pt.tmp").write_bytes((run / "checkpoint-13.pt").read_bytes()[:3000])
+    (run / "checkpoint-14.pt.tmp").write_bytes((run / "checkpoint-13.pt").read_bytes()[:3000])
     assert resume(config, run) == 13
     assert_same_run(run, straight, 20)
+
+
+def test_what_an_interrupted_removal_left_is_removed(tmp_path: Path) -> None:
+    for name in ("checkpoint-5", "checkpoint-5.old.tmp", "checkpoint-7.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    checkpoint.remove(tmp_path / "checkpoint-5")
+    checkpoint.save(tmp_path, 8, {}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-8.pt"]
+
+
+def test_a_folder_that_is_being_removed_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoint-5").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # it never gets to its end
+    checkpoint.remove(tmp_path / "checkpoint-5")
+    assert checkpoint.newest(tmp_path, {}) is None
 
 
 def test_a_checkpoint_moved_with_its_run_is_taken(config: RunConfig, straight: Path, run: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import shard_jobs
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from shard_jobs import gradients, hand_out, largest_difference, mesh_of, optimizer_of, sheets, trained, wholes
 from shard_pool import Pool
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import metrize
 
@@ -224,3 +228,54 @@ def test_what_else_there_is_for_sharded_weights(pools: dict[int, Pool]) -> None:
 
 def test_the_gradients_of_the_tests_are_not_zero() -> None:
     assert all(grad.any() for grad in gradients(shard_jobs.sheets(), 0).values())
+
+
+def tensor_parallel(name: str, folder: str) -> Any:
+    """Tensor parallelism inside, shards outside, as large runs have it; saved and loaded halfway."""
+    warnings.simplefilter("ignore")
+    model = sheets()
+    sharded = dist.is_initialized()
+    if sharded:
+        mesh = mesh_of(2, 2)
+        plan = {"tall": ColwiseParallel(), "wide": RowwiseParallel(), "odd": ColwiseParallel()}
+        parallelize_module(model, mesh["inner"], plan)
+        fully_shard(model, mesh=mesh["outer"])
+    optimizer = optimizer_of(model, name, {})
+    for step in range(5):
+        if sharded and step == 3:
+            content = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+            dcp.save(content, checkpoint_id=folder)
+            model_state, state = get_state_dict(model, optimizer)
+            content = {"model": model_state, "optimizer": state}
+            dcp.load(content, checkpoint_id=folder)
+            optimizer = optimizer_of(model, name, {})
+            set_state_dict(model, optimizer, model_state_dict=content["model"], optim_state_dict=content["optimizer"])
+        hand_out(model, step)
+        optimizer.step()
+    return wholes(model)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Muon", "SOAP", "SMMF", "Prodigy"])
+def test_tensor_parallelism_under_shards(pools: dict[int, Pool], tmp_path: Path, name: str) -> None:
+    found = pools[4].run(tensor_parallel, name, str(tmp_path))
+    assert largest_difference(found, tensor_parallel(name, "")) <= 1e-6
+
+
+def partly_frozen(name: str) -> Any:
+    model = sheets()
+    model.odd.requires_grad_(False)
+    if dist.is_initialized():
+        fully_shard(model, mesh=mesh_of(dist.get_world_size()))
+    optimizer = optimizer_of(model, name, {})
+    for step in range(5):
+        if step == 2:
+            model.odd.requires_grad_(True)
+        hand_out(model, step, lambda key, frozen=step < 2: frozen and key.startswith("odd"))
+        optimizer.step()
+        assert bool(optimizer.state.get(model.odd.weight)) == (step >= 2)
+    return wholes(model)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Muon", "SOAP"])
+def test_frozen_weights_that_are_thawed(pools: dict[int, Pool], name: str) -> None:
+    assert largest_difference(pools[2].run(partly_frozen, name), partly_frozen(name)) == 0

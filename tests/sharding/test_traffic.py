@@ -58,7 +58,8 @@ def test_weights_in_sixteen_bits(pools: dict[int, Pool], case: str) -> None:
 def test_temporaries_are_told_from_above(pools: dict[int, Pool], name: str) -> None:
     told = metrize.predict_sharded(plates(), metrize.catalogue()[name], 2)
     for rank, found in enumerate(pools[2].run(peak, name)):
-        assert found < told.ranks[rank].temporary + 2**10
+        # gloo's own threads let go of messages when they get to it, and so may hold those of a step at its end
+        assert found < told.ranks[rank].temporary + 2 * told.ranks[rank].sent + 2**10
 
 
 SHAPES = st.lists(st.lists(st.integers(1, 9), max_size=3).map(tuple), min_size=1, max_size=6)

@@ -152,7 +152,7 @@ class Adam(Rule):
         return (1 - beta2**step).sqrt() / (1 - beta1**step)
 
     def fusable(self, hyper: dict[str, Any]) -> bool:
-        changed = self.normalized or self.nesterov or self.bias_correction is not True
+        changed = self.normalized or self.nesterov or self.bias_correction == "step"
         return self.second_moment == "elementwise" and not changed
 
     def fused(
@@ -170,7 +170,7 @@ class Adam(Rule):
             state["exp_avg"],
             state["exp_avg_sq"],
             state.get("max_exp_avg_sq", []),
-            state["step"],
+            state["step"] if self.bias_correction else [torch.full_like(step, math.inf) for step in state["step"]],
             lr=hyper["lr"],
             beta1=number(hyper["betas"][0]),
             beta2=number(hyper["betas"][1]),

@@ -145,6 +145,8 @@ class Sharded(Exchange):
                 total.copy_(part.view_as(total))
 
     def close(self) -> None:
+        for parcel in self._used:
+            parcel.work.grad = None  # before room for messages is made
         for line in self.lines:
             mine = _along(line, self._used)
             if mine:

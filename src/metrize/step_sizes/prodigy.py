@@ -90,7 +90,7 @@ class Prodigy(StepSize):
         grad, points = self._sliced(grad), self._sliced(points)
         d = state["d"]
         weight = d / self.d0 * (d if self.safeguard_warmup else self._rate(d, state["step"] + 1, hyper))
-        state["grad_sum"].mul_(self._beta3(hyper)).add_(grad * _wide(weight, grad))
+        state["grad_sum"].mul_(self._beta3(hyper)).addcmul_(grad, _wide(weight, grad))
         away = in_rows(grad * (state["start"] - points)).sum(-1).double().sum(-1)
         numerator = d / self.d0 * self._rate(d, state["step"] + 1, hyper) * away
         return torch.stack([numerator.sum(), self.norm.dual_norm(state["grad_sum"]).double().sum()])

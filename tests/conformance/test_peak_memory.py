@@ -1,0 +1,66 @@
+"""A step takes no more memory than was told before the run."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from cases import Case, cases, each
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import metrize
+
+FIXED = 2**14  # tables of codes, sums and counts, whatever is trained
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of new memory that are alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.seen: set[int] = set()
+
+    def _freed(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {id(a.untyped_storage()) for a in torch.utils._pytree.tree_leaves(args) if isinstance(a, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if id(storage) not in self.seen | known:
+                    self.seen.add(id(storage))
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._freed, id(storage), storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+
+SHAPES = {"large": [(512, 640)], "vector": [(2**18 + 64,)], "batch": [(16, 24)] * 20}
+
+
+@pytest.mark.parametrize("what", SHAPES)
+@each(cases(spaces=["vector"], dtypes=["fp32", "bf16"]))
+def test_the_peak_of_a_step_was_predicted(case: Case, what: str) -> None:
+    if what == "vector" and case.method in ("Shampoo", "Flora"):
+        pytest.skip("the matrix it keeps of a vector that long fits nowhere")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[case.dtype]
+    told = metrize.predict(SHAPES[what], case.optimizer, dtype=dtype).temporary
+    params = [(str(i), nn.Parameter(torch.randn(shape).to(dtype))) for i, shape in enumerate(SHAPES[what])]
+    optimizer = case.optimizer(params)
+    optimizer.init_state()
+    for step in range(3):
+        for _, p in params:
+            p.grad = torch.randn_like(p)
+        if step == 1:
+            continue  # the second step is like the third
+        with LiveBytes() as live:
+            optimizer.step()
+        assert live.peak <= told + FIXED
+        assert live.now <= FIXED

@@ -94,11 +94,12 @@ class Streamed(Stacked):
     def _measure_pieces(self, i: int, grad: Tensor) -> Iterator[Tensor]:
         stack, state = real(self.params[i]).unsqueeze(0), self._row(i)
         grad, rest = grad.contiguous().unsqueeze(0), state.get("rounding.rest")
+        kept = ["step", *self.recipe.step_size.state_spec(self.params[i].shape, self._dtype)]
         for cut in self._cuts:
             points = cut.of(stack)
             if points.dtype != self._dtype:
                 points = self.recipe.rounding.widen(points, None if rest is None else cut.of(rest))
-            own = {key: cut.of(v) if v.shape == stack.shape else v for key, v in state.items()}
+            own = {key: cut.of(state[key]) if state[key].shape == stack.shape else state[key] for key in kept}
             yield self.recipe.step_size.measure(self._descent(cut.of(grad), points), points, own, self.group)
 
     @property

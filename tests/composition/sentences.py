@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import io
@@ -9,7 +10,7 @@ import itertools
 import pickle
 import random
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +131,38 @@ SLOTS: dict[type[Part], tuple[Part, ...]] = {
     Rule: RULES,
     StepSize: STEP_SIZES,
 }
+
+
+def options(part: Part) -> Iterator[Part]:
+    """The part with each of its named options taken once, where that is allowed."""
+    hints = get_type_hints(type(part))
+    for field in dataclasses.fields(part):
+        for value in _choices(hints[field.name]):
+            if value != getattr(part, field.name):
+                with contextlib.suppress(ValueError):  # it asks for another option
+                    yield part.replace(**{field.name: value})
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    if hint is bool:
+        return (True, False)
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(itertools.chain.from_iterable(map(_choices, get_args(hint))))
+
+
+OPTIONS: dict[str, tuple[Any, ...]] = {
+    slot: tuple(dict.fromkeys(option for part in parts for option in options(part)))
+    for slot, parts in {
+        "space": SPACES,
+        "frame": FRAMES,
+        "moments": MOMENTS,
+        "rule": RULES,
+        "step_size": STEP_SIZES,
+        "norm": NORMS,
+    }.items()
+}
+"""Every named option of every part."""
 
 
 def every(decays: tuple[Decay, ...] = DECAYS) -> Iterator[Recipe]:

@@ -12,6 +12,7 @@ from sentences import (
     DECAYS,
     FRAMES,
     MOMENTS,
+    OPTIONS,
     RULES,
     SHAPE,
     SLOTS,
@@ -26,7 +27,7 @@ from sentences import (
 from torch import nn
 
 import metrize
-from metrize import Compensated, Nearest, Optimizer, Recipe, Stochastic, Vector
+from metrize import Compensated, Nearest, Optimizer, Recipe, Stiefel, Stochastic, Vector, rules
 from metrize.part import Part
 
 pytestmark = [
@@ -61,6 +62,19 @@ def test_a_legal_sentence_trains_and_goes_on_from_a_copy(recipe: Recipe) -> None
     check_sentence(recipe)
 
 
+def with_options() -> list[Recipe]:
+    """Each option in a sentence of defaults, in a vector space and on a manifold."""
+    said = [{"rule": rules.Steepest(norm)} for norm in OPTIONS["norm"]]
+    said += [{slot: part} for slot, parts in OPTIONS.items() if slot != "norm" for part in parts]
+    recipes = [Recipe(**{"space": space, **parts}) for space in (Vector(), Stiefel()) for parts in said]
+    return [recipe for recipe in dict.fromkeys(recipes) if legal(recipe)]
+
+
+@pytest.mark.parametrize("recipe", with_options(), ids=str)
+def test_every_option_trains_and_goes_on_from_a_copy(recipe: Recipe) -> None:
+    check_sentence(recipe)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("space", SPACES, ids=str)
 @pytest.mark.parametrize("frame", FRAMES, ids=str)
@@ -91,7 +105,7 @@ def test_every_decay_with_every_rule(space: metrize.Space) -> None:
 # Other shapes, dtypes and save points
 
 SHAPES = [(), (1,), (5,), (0,), (1, 5), (5, 1), (1, 1), (4, 3), (4, 4), (0, 3), (2, 3, 4), (2, 0, 3), (4, 2, 3, 3)]
-DTYPES = [torch.float32, torch.bfloat16, torch.float64]
+DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.complex64]
 ROUNDINGS = [Nearest(), Stochastic(), Compensated()]
 STEPS = 5
 
@@ -100,7 +114,9 @@ STEPS = 5
 def cases(draw: st.DrawFn) -> tuple[Recipe, torch.Size, torch.dtype, int]:
     # half of all sentences in a vector space, which has every shape
     space = draw(st.sampled_from([*SPACES, *[Vector()] * len(SPACES)]))
-    others = [draw(st.sampled_from(parts)) for parts in (FRAMES, MOMENTS, RULES, STEP_SIZES, DECAYS, ROUNDINGS)]
+    slots = {"frame": FRAMES, "moments": MOMENTS, "rule": RULES, "step_size": STEP_SIZES}
+    others = [draw(st.sampled_from([*parts, *OPTIONS[slot]])) for slot, parts in slots.items()]
+    others += [draw(st.sampled_from(parts)) for parts in (DECAYS, ROUNDINGS)]
     shape = torch.Size(draw(st.sampled_from(SHAPES)))
     return Recipe(space, *others), shape, draw(st.sampled_from(DTYPES)), draw(st.integers(1, STEPS - 1))
 

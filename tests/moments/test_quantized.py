@@ -256,7 +256,7 @@ def test_bytes_to_the_last_one(shape):
     assert kept["4"] == (8 * n if n < 4096 else 2 * math.ceil(n / 2) + 8 * math.ceil(n / 128))
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", [name for name in KNOWN if name != "LLaMA-70B"])  # which the reference has not
 def test_bytes_of_public_models(name):
     """The count of steps, 4 bytes a tensor, is not in the reference."""
     models = content("memory_bytes")["models"]

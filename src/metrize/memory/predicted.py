@@ -121,11 +121,11 @@ def batch_of(group: dict[str, Any], index: int, p: Tensor) -> tuple[Any, int, in
     key = (id(group), kind, space, p.dtype, *among)
     widened = _WIDENED * (p.dtype.itemsize < each)
     if kind is Fused:
-        return key, widened * each * p.numel(), widened * each * _CHUNK
+        return key, widened * each * p.numel(), 2 * widened * each * _CHUNK  # one is made while the last one goes
     if kind is Streamed:
         return key, (_PIECE + widened) * each * p.numel(), _PIECE * each * piece_size(p)
     copies = _WHOLE + widened + (0 if index in among[1:] else _STACKS)
-    return key, copies * each * p.numel() + 2 * _beside_averages(recipe, space, p, group), sys.maxsize
+    return key, copies * each * p.numel() + _beside_averages(recipe, space, p, group), sys.maxsize
 
 
 def _beside_averages(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> int:

@@ -33,7 +33,7 @@ class MaxEntry(Norm):
         return widened(x).sign()
 
     def dual_norm(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(in_rows(x), 1, -1).double().sum(-1)
+        return in_rows(widened(x)).abs().sum(-1).double().sum(-1)
 
     def norm(self, x: Tensor) -> Tensor:
         return torch.linalg.vector_norm(_flat(x), torch.inf, -1)

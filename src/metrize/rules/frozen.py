@@ -23,7 +23,7 @@ class FrozenAdam(Adam):
 
     Args:
         second_moment: as `Adam`.
-        bias_correction: as `Adam`; False and ``"step"`` leave out that of m.
+        bias_correction: of m, as `Adam`.
         normalized: as `Adam`.
         nesterov: as `Adam`.
         amsgrad: as `Adam`.
@@ -46,6 +46,9 @@ class FrozenAdam(Adam):
         super().check_hyper(hyper)
         if not number(hyper["freeze_after"]) >= 1:
             raise ValueError(f"freeze_after={hyper['freeze_after']}: a number of steps, at least 1")
+
+    def gain(self, step: torch.Tensor, hyper: dict[str, Any]) -> float | torch.Tensor:
+        return 1 / (1 - number(hyper["betas"][0]) ** step) if self.bias_correction == "step" else 1.0
 
     def fusable(self, hyper: dict[str, Any]) -> bool:
         return False

@@ -19,13 +19,18 @@ class ScheduledAdam(Adam):
 
     Args:
         second_moment: as `Adam`.
-        bias_correction: as `Adam`.
+        bias_correction: as `Adam`, but not ``"step"``.
 
     Raises:
         ValueError: an unknown option; a number of the group out of range.
     """
 
     bias_correction: bool | Literal["step"] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bias_correction == "step":
+            raise ValueError(f"{self}: bias_correction='step' is about betas that stay; True or False")
 
     def hyper(self) -> dict[str, Any]:
         return {"momentum": 0.9, "growth_rate": 0.999, "decay_rate": -0.5, "eps": 1e-8}
@@ -46,6 +51,9 @@ class ScheduledAdam(Adam):
     def averages(self, hyper: dict[str, Any]) -> dict[str, Kind]:
         both = super().averages(hyper)
         return both if self.variant(hyper) else {name: kind for name, kind in both.items() if name != "exp_avg"}
+
+    def fusable(self, hyper: dict[str, Any]) -> bool:
+        return False
 
     def _decays(self, averages: Averages, hyper: dict[str, Any]) -> tuple[Any, Any]:
         step, momentum = averages.count, number(hyper["momentum"])

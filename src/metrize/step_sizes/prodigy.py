@@ -88,12 +88,12 @@ class Prodigy(StepSize):
 
     def measure(self, grad: Tensor, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
         grad, points = self._sliced(grad), self._sliced(points)
-        d = state["d"]
-        weight = d / self.d0 * (d if self.safeguard_warmup else self._rate(d, state["step"] + 1, hyper))
-        state["grad_sum"].mul_(self._beta3(hyper)).addcmul_(grad, _wide(weight, grad))
-        away = in_rows(grad * (state["start"] - points)).sum(-1).double().sum(-1)
-        numerator = d / self.d0 * self._rate(d, state["step"] + 1, hyper) * away
-        return torch.stack([numerator.sum(), self.norm.dual_norm(state["grad_sum"]).double().sum()])
+        d = _number(state["d"])
+        rate = self._rate(d, state["step"] + 1, hyper)
+        weight = d / self.d0 * (d if self.safeguard_warmup else rate)
+        state["grad_sum"].mul_(self._beta3(hyper)).add_(grad * _wide(weight, grad))
+        away = in_rows((state["start"] - points).mul_(grad)).sum(-1).double().sum(-1)
+        return torch.stack([(d / self.d0 * rate * away).sum(), self.norm.dual_norm(state["grad_sum"]).double().sum()])
 
     def settle(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
         numerator, denominator = total.to(state["d"])
@@ -109,20 +109,20 @@ class Prodigy(StepSize):
         state["d"].copy_(torch.where(moved, grown, d))
 
     def scaled(self, coords: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        scaled = coords * _wide(state["d_last"], coords)
+        scaled = coords * _wide(_number(state["d_last"]), coords)
         eps = hyper.get("eps")  # which some rules have several of, of other units
-        return scaled, {**hyper, "eps": eps * state["d"][0].to(coords)} if isinstance(eps, float | int) else hyper
+        return scaled, {**hyper, "eps": eps * _number(state["d"][:1])} if isinstance(eps, float | int) else hyper
 
     def rate(self, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
         return self._rate(state["d_last"], state["step"], hyper)
 
-    def _rate(self, d: Tensor, step: Tensor, hyper: dict[str, Any]) -> Tensor:
+    def _rate(self, d: float | Tensor, step: Tensor, hyper: dict[str, Any]) -> Any:
         """``d lr``, with Adam's bias correction if wanted; ``[B]``."""
         rate = d * float(hyper["lr"])
         if not self.bias_correction:
             return rate
         beta1, beta2 = (float(beta) for beta in hyper["betas"][:2])
-        t = step.double().to(d.device)
+        t = step.double().to(d.device) if isinstance(d, Tensor) else step.double()
         return rate * (1 - beta2**t).sqrt() / (1 - beta1**t)
 
     def _beta3(self, hyper: dict[str, Any]) -> float:
@@ -134,5 +134,12 @@ class Prodigy(StepSize):
         return stack if self.slice_p == 1 else stack.reshape(len(stack), -1)[:, :: self.slice_p]
 
 
-def _wide(value: Tensor, like: Tensor) -> Tensor:
+def _number(value: Tensor) -> Any:
+    """``[B]`` as a plain number where that is one on the host: pieces of a large tensor ask for it often."""
+    return value.item() if value.numel() == 1 and value.device.type == "cpu" else value
+
+
+def _wide(value: Any, like: Tensor) -> Any:
+    if not isinstance(value, Tensor):
+        return value
     return value.to(like).reshape(-1, *(1,) * (like.ndim - 1))

@@ -11,11 +11,11 @@ import copy
 import io
 import itertools
 import pickle
-import weakref
 from typing import Any
 
 import torch
 from database import DATABASE, INTERMEDIATES, MATRICES
+from live_bytes import LiveBytes
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
@@ -23,7 +23,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.testing._internal.common_device_type import instantiate_device_type_tests
 from torch.testing._internal.common_optimizers import OptimizerInfo, OptimizerInput, TensorTracker, optims
 from torch.testing._internal.common_utils import TestCase, parametrize
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import metrize
 
@@ -44,32 +43,6 @@ def names(optimizer: torch.optim.Optimizer) -> list[str]:
 
 def rosenbrock(x: Tensor, y: Tensor) -> Tensor:
     return (1 - x) ** 2 + 100 * (y - x**2) ** 2
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of new memory that are alive at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.seen: set[int] = set()
-
-    def _freed(self, key: int, size: int) -> None:
-        self.seen.discard(key)
-        self.now -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {id(a.untyped_storage()) for a in torch.utils._pytree.tree_leaves(args) if isinstance(a, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if id(storage) not in self.seen | known:
-                    self.seen.add(id(storage))
-                    self.now += storage.nbytes()
-                    weakref.finalize(storage, self._freed, id(storage), storage.nbytes())
-        self.peak = max(self.peak, self.now)
-        return result
 
 
 class TestOptimizers(TestCase):

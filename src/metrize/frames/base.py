@@ -54,13 +54,6 @@ class Frame(Part):
         """Work of one refresh of a parameter with coordinates of this shape, in any unit."""
         return 0.0
 
-    def check_shape(self, shape: torch.Size) -> None:
-        """Refuse coordinates of a shape this frame has no answer for.
-
-        Raises:
-            ValueError: with the reason and the remedy.
-        """
-
     def shape(self, shape: torch.Size) -> torch.Size:
         """The shape of one parameter's averages, where its coordinates have `shape`."""
         return shape

@@ -25,8 +25,9 @@ def train(
     """Train one run and keep it in a folder: config, metrics, checkpoints, ``summary.json``, ``profiles.json``.
 
     A run that is resumed has the same losses and weights, bit for bit, as one that was never interrupted (on the same
-    machine with the same number of threads). On Ctrl-C or SIGTERM the current step is finished and saved; a second
-    Ctrl-C does not wait.
+    machine with the same number of threads and processes). On Ctrl-C or SIGTERM the current step is finished and saved;
+    a second Ctrl-C does not wait. Where the config asks for several processes, a script that calls this keeps its own
+    actions under ``if __name__ == "__main__":``.
 
     Args:
         config: the run.

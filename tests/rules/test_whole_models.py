@@ -148,3 +148,26 @@ def test_scion_reads_shapes_where_there_is_no_model():
     assert [type(norm) for norm in norms] == [Spectral, Spectral, RMS]
     assert norms[1].scale == "conv"
     assert norms[1].layout.unfold
+
+
+class _Fused(nn.Module):
+    """One map that makes queries, keys and values, between a first and a last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.made = nn.Linear(16, 48, bias=False)
+
+    def forward(self, x):
+        q, k, v = (part.unflatten(-1, (4, 4)).transpose(-3, -2) for part in self.made(self.first(x)).chunk(3, -1))
+        seen = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.last(seen.transpose(-3, -2).flatten(-2))
+
+
+@pytest.mark.parametrize("method", [metrize.Muon, metrize.Scion])
+def test_an_example_tells_of_fused_matrices(method):
+    def recipe_of(optimizer):
+        return next(g["recipe"] for g in optimizer.param_groups if "made.weight" in g["param_names"])
+
+    assert "split=(16, 16, 16)" in recipe_of(method(_Fused(), example=torch.randn(2, 5, 6)))
+    assert "split=(16, 16, 16)" not in recipe_of(method(_Fused()))

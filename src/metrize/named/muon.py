@@ -15,6 +15,7 @@ from metrize.norms import Spectral
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role
+from metrize.roles.sandbox import Example
 from metrize.step_sizes import Given, StepSize
 
 MATRICES = frozenset({"hidden", "conv", "recurrent", "expert", "bilinear", "low-rank"})
@@ -40,6 +41,7 @@ class Muon(Optimizer):
         rest: numbers of AdamW for everything else, over ``lr=3e-4, betas=(0.9, 0.95), eps=1e-10``, or a ``recipe``.
         frame: in whose coordinates matrices keep their momentum and are orthogonalized.
         step_size: of matrices; one that measures a norm measures that of the matrix.
+        example: what one forward pass of the module takes, to find fused matrices; see `metrize.plan`.
         options: ``maximize``, ``skip_nonfinite``.
 
     Raises:
@@ -60,6 +62,7 @@ class Muon(Optimizer):
         rest: dict[str, Any] | None = None,
         frame: Frame = Identity(),
         step_size: StepSize = Given(),
+        example: Example | None = None,
         **options: Any,
     ) -> None:
         norm = Spectral(scale, accuracy)
@@ -70,7 +73,7 @@ class Muon(Optimizer):
             own = norm.replace(layout=role.layout)
             return {"recipe": self.recipe(own, frame, step_size)} if role.kind in MATRICES else adam
 
-        super().__init__(by_role(params, of), self.recipe(norm, frame, step_size), lr=lr, **numbers, **options)
+        super().__init__(by_role(params, of, example=example), self.recipe(norm, frame, step_size), lr=lr, **numbers, **options)
 
     @staticmethod
     def recipe(

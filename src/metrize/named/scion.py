@@ -15,6 +15,7 @@ from metrize.norms.layout import Layout
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role
+from metrize.roles.sandbox import Example
 from metrize.state import real
 
 
@@ -35,6 +36,7 @@ class Scion(Optimizer):
         head_radius: of the ball of the last layer, or of a table that is tied to it; the most sensitive number.
         constrained: shrink by ``1 - lr``, so that weights that start inside their ball stay there.
         accuracy: of polar factors, see `metrize.norms.Spectral`.
+        example: what one forward pass of the module takes, to find fused matrices; see `metrize.plan`.
         options: ``maximize``, ``skip_nonfinite``, and ``weight_decay`` if not constrained.
 
     Raises:
@@ -66,6 +68,7 @@ class Scion(Optimizer):
         head_radius: float = 1.0,
         constrained: bool = True,
         accuracy: str = "muon",
+        example: Example | None = None,
         **options: Any,
     ) -> None:
         decay: Decay = "constrained" if constrained else "decoupled"
@@ -75,7 +78,7 @@ class Scion(Optimizer):
             return {"recipe": self.recipe(_norm_of(role, accuracy), decay), "radius": size}
 
         numbers: dict[str, Any] = {"momentum": momentum, "radius": radius}
-        super().__init__(by_role(params, of, _by_shape), self.recipe(decay=decay), lr=lr, **numbers, **options)
+        super().__init__(by_role(params, of, _by_shape, example), self.recipe(decay=decay), lr=lr, **numbers, **options)
 
     @staticmethod
     def recipe(norm: Norm = Spectral("rms", "muon"), decay: Decay = "constrained") -> Recipe:

@@ -143,3 +143,19 @@ def test_the_command_line_says_how_to_go_on(
     error = capsys.readouterr().err
     assert "three refreshes in a row" in error
     assert f"go on with: metrize train --resume {tmp_path / 'run'}" in error
+
+
+@pytest.mark.parametrize("how", ["raises", "nan"])
+def test_a_redrawn_section_falls_back_to_the_closed_form(how: str) -> None:
+    space = metrize.Stiefel(section="redrawn")
+    weight = nn.Parameter(
+        torch.linalg.qr(torch.randn(9, 3, generator=torch.Generator().manual_seed(0)))[0].contiguous()
+    )
+    optimizer = metrize.Adam([weight], lr=0.1, space=space)
+    with bad_luck(how) as asked:
+        for step in range(4):
+            weight.grad = torch.randn(9, 3, generator=torch.Generator().manual_seed(step))
+            optimizer.step()
+    assert asked
+    assert float(space.error_of(weight)) < 1e-6
+    assert all(torch.isfinite(value).all() for value in optimizer.state[weight].values())

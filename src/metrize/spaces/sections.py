@@ -6,12 +6,13 @@ A section maps a point to a rotation ``[Y, Yp]`` that takes the reference point 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import torch
 from torch import Tensor
 
-from metrize.linalg import addmm, householder_signs
+from metrize.linalg import addmm, all_finite, householder_signs
 from metrize.spaces.solves import lu_factor
 
 _LEAST_PIVOT = 0.25  # below it `householder_signs` changes a sign
@@ -128,9 +129,15 @@ def dense_complement(y: Tensor) -> Tensor:
 
 
 def random_complement(y: Tensor, generator: torch.Generator) -> Tensor:
-    """A random complement ``[..., N, N - n]``, as the first versions of arXiv:2305.16901 drew one at every step."""
+    """A random complement ``[..., N, N - n]``, as the first versions of arXiv:2305.16901 drew one at every step.
+
+    Where the decomposition fails, the closed-form one takes its place: any complement will do.
+    """
     rows, n = y.shape[-2:]
     gauss = torch.randn(*y.shape[:-2], rows, rows - n, generator=generator, dtype=torch.float64).to(y)
-    for _ in range(2):  # once leaves errors of the size of the rounding times the condition number
-        gauss = torch.linalg.qr(gauss - y @ (y.mT @ gauss))[0]
-    return gauss
+    with contextlib.suppress(torch.linalg.LinAlgError):
+        for _ in range(2):  # once leaves errors of the size of the rounding times the condition number
+            gauss = torch.linalg.qr(gauss - y @ (y.mT @ gauss))[0]
+        if all_finite([gauss]):
+            return gauss
+    return dense_complement(y)

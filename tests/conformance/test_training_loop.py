@@ -76,6 +76,14 @@ def test_a_schedule_is_followed_and_resumed(case: Case, name: str) -> None:
     assert run(schedule, model, optimizer, 4, STEPS) == run(again, other, twin, 4, STEPS)
     assert_same_run(model, optimizer, other, twin)
     assert all(float(error) < 1e-5 for error in metrize.error_on_space(model).values())
+    assert_other_weights(model, case)
+
+
+def assert_other_weights(model: nn.Module, case: Case, steps: int = STEPS) -> None:
+    """Than those of a run that nobody told to change its numbers."""
+    other, twin = case.start()
+    train(other, twin, 0, steps)
+    assert not all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
 
 
 @each(SCHEDULED)
@@ -110,6 +118,7 @@ def test_numbers_may_be_tensors_that_change_in_place(case: Case) -> None:
             numbers["weight_decay"] += 0.25
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q)
+    assert_other_weights(other, case, 4)
     twin.load_state_dict(copy.deepcopy(twin.state_dict()))
 
 

@@ -54,6 +54,10 @@ class Frame(Part):
         """Work of one refresh of a parameter with coordinates of this shape, in any unit."""
         return 0.0
 
+    def work(self, shape: torch.Size) -> float:
+        """Multiplications of a step of a parameter with coordinates of this shape, refreshes averaged; roughly."""
+        return 0.0
+
     def shape(self, shape: torch.Size) -> torch.Size:
         """The shape of one parameter's averages, where its coordinates have `shape`."""
         return shape

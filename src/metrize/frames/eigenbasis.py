@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
@@ -109,6 +110,12 @@ class Eigenbasis(Frame):
     def cost(self, shape: torch.Size) -> float:
         modes = self.modes(shape)
         return float(sum(modes.sizes[mode] ** 3 for mode in modes.based))
+
+    def work(self, shape: torch.Size) -> float:
+        modes = self.modes(shape)
+        sides = sum(modes.sizes[mode] for mode in modes.based)
+        # in, out and the factor; a QR decomposition and its product
+        return 3 * math.prod(shape) * sides + 2.3 * self.cost(shape) / self.period
 
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
         modes = self.modes(shape)

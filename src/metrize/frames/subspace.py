@@ -70,6 +70,9 @@ class Subspace(Frame):
     def cost(self, shape: torch.Size) -> float:
         return math.prod(shape) * sum(self.ranks(shape).values())
 
+    def work(self, shape: torch.Size) -> float:
+        return 2 * self.cost(shape)
+
     def open(self, coords: Tensor, state: dict[str, Tensor], carry: Carry) -> None:
         if self.ranks(coords.shape[1:]):
             members = self.members(state)

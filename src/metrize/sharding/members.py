@@ -83,12 +83,10 @@ def _member(recipe: Recipe, space: Space, p: DTensor, group: dict[str, Any], lay
 
 
 def _work(recipe: Recipe, space: Space, member: Member) -> float:
-    """Work of a step, roughly: products with the shorter side or with each matrix that is kept, and refreshes."""
+    """Work of a step, roughly: that of the frame, or else products with the shorter side."""
     shape = member.p.shape
     short = min(math.prod(shape[1:]), shape[0]) if len(shape) > 1 else 0
-    kept = sum(each[-1] for each, _ in member.spec.values() if len(each) > 1 and each[-1] == each[-2] and each != shape)
-    refresh = recipe.frame.cost(shape) / recipe.frame.period if "phase" in member.spec else 0.0
-    return math.prod(shape) * (1 + (kept or short)) + refresh
+    return math.prod(shape) + (recipe.frame.work(shape) or math.prod(shape) * short)
 
 
 def _share_out(mine: list[tuple[float, Member]], loads: dict[str, list[float]]) -> None:

@@ -135,7 +135,7 @@ def random_complement(y: Tensor, generator: torch.Generator) -> Tensor:
     """
     rows, n = y.shape[-2:]
     gauss = torch.randn(*y.shape[:-2], rows, rows - n, generator=generator, dtype=torch.float64).to(y)
-    with contextlib.suppress(torch.linalg.LinAlgError):
+    with contextlib.suppress(LinAlgError):
         for _ in range(2):  # once leaves errors of the size of the rounding times the condition number
             gauss = torch.linalg.qr(gauss - y @ (y.mT @ gauss))[0]
         if all_finite([gauss]):

@@ -121,6 +121,8 @@ class Optimizer(torch.optim.Optimizer):
         _warn_of_idle_decay(self.param_groups[-1], recipe)
         self._buckets = None
 
+    # a step decides on the host what to do; torch's own optimizers are left out of graphs in this way too
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step.

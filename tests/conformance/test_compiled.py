@@ -14,17 +14,10 @@ import metrize
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of dynamo, about what it does not trace
 
-TRACED = pytest.mark.xfail(strict=True, reason="dynamo traces into the step, which was not written for it")
 QUICK, SLOW = ["AdamW"], ["SGD", "Muon", "SOAP", "SMMF", "Adam8bit", "Stiefel"]
 
 
-def each(failing: set[str]) -> pytest.MarkDecorator:
-    """Run a test with these methods, of which some are known to fail."""
-    marks = {
-        name: [TRACED, pytest.mark.slow] if name in failing else [pytest.mark.slow] * (name in SLOW)
-        for name in QUICK + SLOW
-    }
-    return pytest.mark.parametrize("method", [pytest.param(name, marks=marks[name]) for name in marks])
+each = pytest.mark.parametrize("method", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +51,12 @@ def check(method: str, compiled: Callable[[Callable[[], Any]], Callable[[], Any]
     assert_same_run(model, optimizer, other, twin)
 
 
-@each(failing={"SOAP", "SMMF", "Adam8bit", "Stiefel"})
+@each
 def test_a_compiled_step(method: str) -> None:
     check(method, lambda step: torch.compile(step, backend="eager"))
 
 
-@each(failing={*QUICK, *SLOW})
+@each
 def test_a_function_that_calls_the_step(method: str) -> None:
     def compiled(step: Callable[[], Any]) -> Callable[[], Any]:
         @torch.compile(backend="aot_eager")
@@ -105,7 +98,6 @@ def test_a_skipped_step_is_skipped_in_compiled_code_too() -> None:
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 
-@TRACED
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["AdamW", "Muon"])
 def test_inductor(method: str) -> None:

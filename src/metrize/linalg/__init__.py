@@ -1,5 +1,6 @@
 """Batched kernels on ``[..., rows, columns]``: pure tensor functions that know nothing of optimizers."""
 
+from metrize.linalg.eigenbasis import LinAlgError
 from metrize.linalg.finite import all_finite
 from metrize.linalg.orthogonalize import orthogonalize
 from metrize.linalg.phi import phi
@@ -13,6 +14,7 @@ from metrize.linalg.spectral_norm import spectral_norm
 from metrize.linalg.unit import unit
 
 __all__ = [
+    "LinAlgError",
     "addmm",
     "all_finite",
     "held",

@@ -73,7 +73,8 @@ class Muon(Optimizer):
             own = norm.replace(layout=role.layout)
             return {"recipe": self.recipe(own, frame, step_size)} if role.kind in MATRICES else adam
 
-        super().__init__(by_role(params, of, example=example), self.recipe(norm, frame, step_size), lr=lr, **numbers, **options)
+        recipe = self.recipe(norm, frame, step_size)
+        super().__init__(by_role(params, of, example=example), recipe, lr=lr, **numbers, **options)
 
     @staticmethod
     def recipe(

@@ -12,7 +12,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from metrize.linalg import addmm, all_finite, householder_signs
+from metrize.linalg import LinAlgError, addmm, all_finite, householder_signs
 from metrize.spaces.solves import lu_factor
 
 _LEAST_PIVOT = 0.25  # below it `householder_signs` changes a sign

@@ -247,7 +247,7 @@ class Optimizer(torch.optim.Optimizer):
             f"the gradient of {self._first_nonfinite()!r} is not finite: step skipped, nothing was changed "
             '(counted in param_groups[0]["skipped_steps"]; skip_nonfinite=False takes such steps)',
             RuntimeWarning,
-            stacklevel=6,
+            stacklevel=8,
         )
 
     def _first_nonfinite(self) -> str:

@@ -37,7 +37,9 @@ def sentences() -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": row, "labels": row} for row in tokens]
 
 
-def trainer(folder: Path, method: str, given: Callable[[nn.Module], dict[str, Any]]) -> Any:
+def trainer(
+    folder: Path, method: str, given: Callable[[nn.Module], dict[str, Any]], cls: Any = transformers.Trainer
+) -> Any:
     """With what is `given` to the Trainer, which may depend on its model."""
     arguments = transformers.TrainingArguments(
         str(folder), use_cpu=True, report_to=[], disable_tqdm=True, max_steps=STEPS, save_steps=STEPS // 2,
@@ -45,7 +47,7 @@ def trainer(folder: Path, method: str, given: Callable[[nn.Module], dict[str, An
         logging_strategy="no", save_strategy="steps",
     )  # fmt: skip
     model = language_model(method)
-    return transformers.Trainer(model, arguments, train_dataset=sentences(), **given(model))
+    return cls(model, arguments, train_dataset=sentences(), **given(model))
 
 
 def check_resume(folder: Path, method: str, given: Callable[[nn.Module], dict[str, Any]]) -> None:

@@ -280,3 +280,23 @@ def set_gradients(params: Iterable[Tensor], step: int, scale: float = 1.0) -> No
         real = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
         grad = torch.randn(real.shape, generator=generator, dtype=torch.float64).mul_(scale).to(real.dtype)
         p.grad = torch.view_as_complex(grad) if p.is_complex() else grad
+
+
+ALL = cases()
+BOTH = cases(dtypes=["fp32", "bf16"])
+FP32 = cases(dtypes=["fp32"])
+SECTIONS = cases(spaces=["transported", "redrawn"], dtypes=["fp32", "bf16"])
+STEPS = 8
+"""Of the runs that are compared."""
+
+
+@functools.cache
+def straight(case: Case) -> tuple[nn.Module, metrize.Optimizer]:
+    """A run that was never interrupted."""
+    model, optimizer = case.start()
+    train(model, optimizer, 0, STEPS)
+    return model, optimizer
+
+
+def checkpoint_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return through_disk(optimizer.state_dict())

@@ -33,6 +33,7 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(PIP) install -c constraints.txt -e '.[bench]'
 	for script in benchmarks/*_step.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python experiments/scale.py  # which computes with their ratios
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

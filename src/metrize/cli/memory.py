@@ -202,7 +202,7 @@ def _table(title: str, *headings: str) -> Table:
 
 def _show(table: Table, lines: list[Line]) -> None:
     console = Console()
-    console.print(table, width=None if console.is_terminal else _PIPE)
+    (console if console.is_terminal else Console(width=_PIPE)).print(table)
     for line in lines:
         if line.needs is None:
             show.note(f"{line.optimizer}: {line.reason}")

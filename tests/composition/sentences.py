@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import io
 import itertools
+import math
 import pickle
 import random
 from collections.abc import Callable, Iterator
@@ -222,6 +223,8 @@ class Run:
             self.optimizer.zero_grad()
             loss = self.loss()
             self.losses.append(loss.item())
+            if not math.isfinite(loss.item()):  # of a rate that is too long for this sentence
+                break
             loss.backward()
             self.optimizer.step()
         return self
@@ -239,7 +242,8 @@ class Run:
         return p
 
     def descends(self) -> bool:
-        return min(self.losses[-3:]) < self.losses[0]  # some steps are as random as a projection
+        # some steps are as random as a projection
+        return math.isfinite(self.losses[-1]) and min(self.losses[-3:]) < self.losses[0]
 
     def deepcopied(self) -> Run:
         return copy.deepcopy(self)

@@ -103,10 +103,6 @@ def trained(
     return wholes(model)
 
 
-def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
 def largest_difference(found: list[Weights], expected: Weights) -> float:
     """Over all processes and weights."""
     return max(float((each[name] - expected[name]).abs().max()) for each in found for name in expected)

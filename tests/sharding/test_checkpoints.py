@@ -63,6 +63,7 @@ def load(name: str, options: dict[str, Any], folder: str, flat: bool, space: str
     form = StateDictOptions(flatten_optimizer_state_dict=flat)
     content = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer, options=form), strict=True))
     dcp.load(content, checkpoint_id=folder)
+    held = metrize.state_bytes(optimizer)
     set_state_dict(
         model,
         optimizer,
@@ -70,6 +71,7 @@ def load(name: str, options: dict[str, Any], folder: str, flat: bool, space: str
         optim_state_dict=content["optimizer"],
         options=form,
     )
+    assert metrize.state_bytes(optimizer) == held  # and not more than its own share
     _go(model, optimizer, HALF, END)
     return wholes(model)
 

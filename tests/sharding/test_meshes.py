@@ -130,9 +130,9 @@ def test_a_gradient_that_is_not_finite_on_one_process_is_skipped_by_all(pools: d
     assert not all(torch.isfinite(value).all() for _, weights in taken for value in weights.values())
 
 
-def overwritten(name: str) -> Any:
+def overwritten(name: str, space: str | None) -> Any:
     """Someone writes to weights between steps, as an exchange with averages does."""
-    model = sheets()
+    model = sheets(space=space)
     if dist.is_initialized():
         fully_shard(model, mesh=mesh_of(dist.get_world_size()))
     optimizer = optimizer_of(model, name, {})
@@ -140,26 +140,53 @@ def overwritten(name: str) -> Any:
         if step == 2:
             with torch.no_grad():
                 for p in model.parameters():
-                    p.mul_(0.5)
+                    p.neg_()  # which is a point too
         hand_out(model, step)
         optimizer.step()
     return wholes(model)
 
 
-@pytest.mark.parametrize("name", ["AdamW", "Muon", "SOAP"])
-def test_weights_written_to_between_steps_count(pools: dict[int, Pool], name: str) -> None:
-    assert largest_difference(pools[2].run(overwritten, name), overwritten(name)) == 0
+@pytest.mark.parametrize(("name", "space"), [("AdamW", None), ("Muon", None), ("SOAP", None), ("Adam", "Stiefel()")])
+def test_weights_written_to_between_steps_count(pools: dict[int, Pool], name: str, space: str | None) -> None:
+    assert largest_difference(pools[2].run(overwritten, name, space), overwritten(name, space)) == 0
 
 
-def moved_messages(name: str, options: dict[str, Any]) -> list[str]:
+def grown(options: dict[str, Any], places: dict[str, list[Placement]] | None) -> Any:
+    """Prodigy's estimate after steps that all go the same way, and the weights."""
+    model = sheets()
+    if dist.is_initialized() and places is None:
+        fully_shard(model, mesh=mesh_of(dist.get_world_size()))
+    elif dist.is_initialized() and places is not None:
+        cut_by_hand(model, (dist.get_world_size(),), places)
+    optimizer = optimizer_of(model, "Prodigy", options)
+    for _ in range(12):
+        hand_out(model, 0)
+        optimizer.step()
+    return float(optimizer.state[model.tall.bias]["d"]), wholes(model)
+
+
+@pytest.mark.parametrize("places", [None, COLUMNS])
+def test_an_estimate_over_the_whole_model(pools: dict[int, Pool], places: dict[str, list[Placement]] | None) -> None:
+    options = {"lr": 1.0, "d0": 1e-4}
+    estimate, weights = grown(options, None)
+    assert estimate > 1e-3  # it has grown, so that sums that are wrong would show
+    found = pools[2].run(grown, options, places)
+    assert all(abs(other - estimate) <= 1e-5 * estimate for other, _ in found)
+    if places is None:
+        assert largest_difference([each for _, each in found], weights) == 0
+
+
+def moved_messages(name: str, options: dict[str, Any], frozen: bool) -> list[str]:
     """The collectives of one step, when all have settled."""
     warnings.simplefilter("ignore")
     model = sheets()
+    for p in model.parameters():
+        p.requires_grad_(not frozen or p.ndim < 2)
     fully_shard(model, mesh=mesh_of(dist.get_world_size()))
     optimizer = optimizer_of(model, name, options)
     calls: list[str] = []
     for step in range(3):
-        hand_out(model, step)
+        hand_out(model, step, lambda key: not model.get_parameter(key).requires_grad)
         calls.clear()
         _listen(calls)
         try:
@@ -183,23 +210,21 @@ def _listen(calls: list[str] | None) -> None:
             setattr(dist, name, lambda *a, _n=name, _f=original, **k: (calls.append(_n), _f(*a, **k))[1])
 
 
-FEW = {"all_to_all_single": 2}
-
-
 @pytest.mark.parametrize(
-    ("name", "options", "expected"),
+    ("name", "options", "frozen", "expected"),
     [
-        ("AdamW", {}, ["all_reduce"]),
-        ("Prodigy", {}, ["all_reduce", "all_reduce"]),
-        ("Muon", {}, ["all_to_all_single", "all_to_all_single"]),
-        ("SMMF", {}, ["all_to_all_single", "all_to_all_single"]),
-        ("Prodigy", {"slice_p": 3}, ["all_to_all_single", "all_reduce", "all_to_all_single"]),
+        ("AdamW", {}, False, ["all_reduce"]),
+        ("Prodigy", {}, False, ["all_reduce", "all_reduce"]),
+        ("Muon", {}, False, ["all_to_all_single", "all_to_all_single"]),
+        ("Muon", {}, True, ["all_reduce"]),  # nothing of frozen matrices travels
+        ("SMMF", {}, False, ["all_to_all_single", "all_to_all_single"]),
+        ("Prodigy", {"slice_p": 3}, False, ["all_to_all_single", "all_reduce", "all_to_all_single"]),
     ],
 )
 def test_few_messages_for_the_whole_model(
-    pools: dict[int, Pool], name: str, options: dict[str, Any], expected: list[str]
+    pools: dict[int, Pool], name: str, options: dict[str, Any], frozen: bool, expected: list[str]
 ) -> None:
-    assert pools[2].run(moved_messages, name, options) == [expected, expected]
+    assert pools[2].run(moved_messages, name, options, frozen) == [expected, expected]
 
 
 def looked_at() -> None:

@@ -205,8 +205,12 @@ def seeds(results: Results, adam: Trial, soap: Trial) -> list[str]:
     for seed in SEEDS:
         target = results.loss(dataclasses.replace(adam, seed=seed))
         curve = {n: results.loss(dataclasses.replace(soap, seed=seed, steps=n)) for n in (*SHORTER[:3], STEPS)}
-        needed = steps_to(target, curve)
-        lines.append(f"| {seed} | {target:.3f} | {needed:.0f} | {1 - needed / STEPS:.0%} |")
+        least = min(curve)
+        if curve[least] <= target:
+            lines.append(f"| {seed} | {target:.3f} | below {least} | more than {1 - least / STEPS:.0%} |")
+        else:
+            needed = steps_to(target, curve)
+            lines.append(f"| {seed} | {target:.3f} | {needed:.0f} | {1 - needed / STEPS:.0%} |")
     return lines
 
 

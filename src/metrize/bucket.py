@@ -33,8 +33,8 @@ class Bucket:
     """Parameters of one group with one recipe and one space.
 
     A step visits all buckets phase by phase, so that what must cross processes can cross in one message for the whole
-    model: `gather` (take the gradients) - `statistics` (small sums every process must agree on) - exchange -
-    `compute` (whole tensors) - exchange back - `apply`. Nothing is changed before `apply`.
+    model: `gather` (take the gradients) - `statistics` (small sums every process must agree on) - `settle` (those sums)
+    - `apply`. No parameter is changed before `apply`.
 
     Args:
         recipe: of the group.
@@ -90,9 +90,6 @@ class Bucket:
 
     def settle(self, total: Tensor) -> None:
         """Take in the sum of `statistics` over the whole scope and over all processes."""
-
-    def compute(self) -> None:
-        """Work that needs whole tensors."""
 
     def apply(self) -> None:
         """Write the new values of averages and parameters, and let go of the gradients."""

@@ -100,5 +100,4 @@ class InBackward:
             )
             bucket.gradients = []
             return
-        bucket.compute()
         bucket.apply()

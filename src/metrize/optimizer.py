@@ -232,7 +232,6 @@ class Optimizer(torch.optim.Optimizer):
             bucket.gather()
         settle_sums(self.param_groups, self.buckets, self._exchange)
         for bucket in self.buckets:
-            bucket.compute()
             bucket.apply()
         self._exchange.close()
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metrize.groups import name_of
 from metrize.linalg import is_sharded
-from metrize.state import on_host
+from metrize.step.assignment import on_host
+from metrize.step.group import name_of
 
 if TYPE_CHECKING:
     from metrize.optimizer import Optimizer
@@ -28,7 +28,7 @@ def save(optimizer: Optimizer, base_state_dict: Callable[[], dict[str, Any]]) ->
     def publish(_: Any, packed: dict[str, Any]) -> None:
         ids = [i for group in packed["param_groups"] for i in group["params"]]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        public = published(members(optimizer), optimizer.state)
+        public = published(members(optimizer.param_groups), optimizer.state)
         for identity, parameter in zip(ids, parameters, strict=True):
             if parameter in public:
                 packed["state"][identity] = public[parameter]
@@ -99,7 +99,7 @@ def _taker(optimizer: Optimizer) -> Callable[[Tensor, dict[str, Any]], dict[str,
         return lambda parameter, saved: saved
     from metrize.sharding import members, taken_over
 
-    found = members(optimizer)
+    found = members(optimizer.param_groups)
     return lambda parameter, saved: taken_over(found[parameter], saved) if parameter in found else saved
 
 

@@ -2,76 +2,178 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+import dataclasses
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from metrize.part import Part
 from metrize.spaces import Space
 
-Decay = Literal["decoupled", "l2", "after", "independent", "cautious", "constrained", "given", "natural"]
-DECAYS: tuple[str, ...] = get_args(Decay)
+Convention = Literal["decoupled", "l2", "after", "independent", "cautious", "constrained", "given", "natural"]
+"""Names of the conventions, see `DECAYS`."""
 
 
-def added(convention: Decay, grad: Tensor, stack: Tensor, space: Space, group: dict[str, Any]) -> Tensor:
-    """The gradient of the penalised loss, ``g + weight_decay p``, under ``"l2"``; else the gradient as it is."""
-    decay = float(group["weight_decay"])
-    return grad.add(stack, alpha=decay) if convention == "l2" and decay and not space.compact else grad
+@dataclasses.dataclass(frozen=True)
+class Decay(Part):
+    """When and by how much a parameter shrinks. On a compact space, where the norm is constant, nothing does.
 
-
-def prior_weight(convention: Decay, space: Space, group: dict[str, Any]) -> float:
-    """The weight of a rule's prior in its direction; 0 where the convention is not ``"natural"``."""
-    return float(group["weight_decay"]) if convention == "natural" and not space.compact else 0.0
-
-
-def shrink_before_(
-    convention: Decay, points: Tensor, rate: float | Tensor, space: Space, group: dict[str, Any]
-) -> None:
-    """Shrink the points in place before they move, where the convention does it then.
-
-    Args:
-        convention: of the recipe.
-        points: ``[B, *point]``.
-        rate: of the step size: a number, or shaped to multiply the points.
-        space: of the points.
-        group: numbers of the parameter group.
+    A subclass overrides what it does: `added`, `before_` or `after_`.
     """
-    if convention not in ("l2", "after", "cautious", "natural") and _shrinks(convention, group):
-        space.shrink_(points, 1 - _share(convention, rate, group))
+
+    elementwise: ClassVar[bool] = True
+    """Whether each entry shrinks by itself."""
+
+    after_step: ClassVar[bool] = False
+    """Whether it waits for the step."""
+
+    needs_velocity: ClassVar[bool] = False
+    """Whether it asks how far each entry went."""
+
+    def acts(self, numbers: dict[str, Any]) -> bool:
+        """Whether there is anything to do with these numbers of a group."""
+        return float(numbers["weight_decay"]) != 0
+
+    def share(self, rate: float | Tensor, numbers: dict[str, Any]) -> float | Tensor:
+        """The share of a parameter that is taken away in one step; `rate` is that of the step size."""
+        return rate * float(numbers["weight_decay"])
+
+    def check(self, space: Space, rule: Any) -> None:
+        """Refuse a space or a rule for which this convention has no meaning.
+
+        Raises:
+            ValueError: with the reason and the remedy.
+        """
+
+    def added(self, grad: Tensor, stack: Tensor, space: Space, numbers: dict[str, Any]) -> Tensor:
+        """The gradient with what this convention adds to it."""
+        return grad
+
+    def prior(self, space: Space, numbers: dict[str, Any]) -> float:
+        """The weight of the rule's natural gradient of ``||p||^2 / 2`` in its direction."""
+        return 0.0
+
+    def before_(self, points: Tensor, rate: float | Tensor, space: Space, numbers: dict[str, Any]) -> None:
+        """Shrink the points in place before they move.
+
+        Args:
+            points: ``[B, *point]``.
+            rate: of the step size: a number, or shaped to multiply the points.
+            space: of the points.
+            numbers: of the parameter group.
+        """
+
+    def after_(
+        self, points: Tensor, velocity: Tensor | None, rate: float | Tensor, space: Space, numbers: dict[str, Any]
+    ) -> None:
+        """As `before_`, once the points have moved along `velocity`."""
 
 
-def shrink_after_(
-    convention: Decay,
-    points: Tensor,
-    velocity: Tensor | None,
-    rate: float | Tensor,
-    space: Space,
-    group: dict[str, Any],
-) -> None:
-    """As `shrink_before_`, for the conventions that wait for the step.
+@dataclasses.dataclass(frozen=True)
+class DecoupledDecay(Decay):
+    """``p <- (1 - rate weight_decay) p`` before the step (arXiv:1711.05101)."""
 
-    ``"cautious"`` shrinks only the entries that the step itself brings nearer to zero.
-    """
-    if convention not in ("after", "cautious") or not _shrinks(convention, group):
-        return
-    share = _share(convention, rate, group)
-    if convention == "after":
-        space.shrink_(points, 1 - share)
-    elif velocity is not None and not space.compact:
-        before = points - velocity
-        points.sub_(before * (before * velocity < 0) * share)
+    def before_(self, points: Tensor, rate: float | Tensor, space: Space, numbers: dict[str, Any]) -> None:
+        if self.acts(numbers):
+            space.shrink_(points, 1 - self.share(rate, numbers))
 
 
-def _shrinks(convention: Decay, group: dict[str, Any]) -> bool:
-    return convention == "constrained" or float(group["weight_decay"]) != 0
+@dataclasses.dataclass(frozen=True)
+class GivenDecay(DecoupledDecay):
+    """As `DecoupledDecay`, by the group's lr, whatever the step size makes of it."""
+
+    def share(self, rate: float | Tensor, numbers: dict[str, Any]) -> float:
+        return float(numbers["lr"]) * float(numbers["weight_decay"])
 
 
-def _share(convention: Decay, rate: float | Tensor, group: dict[str, Any]) -> float | Tensor:
-    """The share of a parameter that is taken away in one step."""
-    if convention == "constrained":
+@dataclasses.dataclass(frozen=True)
+class IndependentDecay(DecoupledDecay):
+    """``p <- (1 - weight_decay lr / initial_lr) p``: only the schedule counts, and not the learning rate."""
+
+    def share(self, rate: float | Tensor, numbers: dict[str, Any]) -> float:
+        lr = float(numbers["lr"])
+        peak = float(numbers.get("initial_lr", lr))
+        return float(numbers["weight_decay"]) * (lr / peak if peak else 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstrainedDecay(DecoupledDecay):
+    """``p <- (1 - rate) p``, which keeps a weight in the ball of the rule's norm (arXiv:2502.07529)."""
+
+    def acts(self, numbers: dict[str, Any]) -> bool:
+        return True
+
+    def share(self, rate: float | Tensor, numbers: dict[str, Any]) -> float | Tensor:
         return rate
-    decay = float(group["weight_decay"])
-    if convention == "independent":
-        lr = float(group["lr"])
-        peak = float(group.get("initial_lr", lr))
-        return decay * (lr / peak if peak else 1.0)
-    return (float(group["lr"]) if convention == "given" else rate) * decay
+
+
+@dataclasses.dataclass(frozen=True)
+class L2Decay(Decay):
+    """``g <- g + weight_decay p``, the gradient of the penalised loss."""
+
+    def added(self, grad: Tensor, stack: Tensor, space: Space, numbers: dict[str, Any]) -> Tensor:
+        return grad.add(stack, alpha=float(numbers["weight_decay"])) if self.acts(numbers) and not space.compact else grad
+
+
+@dataclasses.dataclass(frozen=True)
+class AfterDecay(Decay):
+    """``p <- (1 - rate weight_decay) p`` after the step."""
+
+    after_step: ClassVar[bool] = True
+
+    def after_(
+        self, points: Tensor, velocity: Tensor | None, rate: float | Tensor, space: Space, numbers: dict[str, Any]
+    ) -> None:
+        if self.acts(numbers):
+            space.shrink_(points, 1 - self.share(rate, numbers))
+
+
+@dataclasses.dataclass(frozen=True)
+class CautiousDecay(Decay):
+    """As `AfterDecay`, for those entries only that the step itself brings nearer to zero."""
+
+    after_step: ClassVar[bool] = True
+    needs_velocity: ClassVar[bool] = True
+
+    def check(self, space: Space, rule: Any) -> None:
+        _refuse_curved("cautious", space)
+
+    def after_(
+        self, points: Tensor, velocity: Tensor | None, rate: float | Tensor, space: Space, numbers: dict[str, Any]
+    ) -> None:
+        if velocity is not None and self.acts(numbers) and not space.compact:
+            before = points - velocity
+            points.sub_(before * (before * velocity < 0) * self.share(rate, numbers))
+
+
+@dataclasses.dataclass(frozen=True)
+class NaturalDecay(Decay):
+    """``D <- D + weight_decay`` times the rule's natural gradient of ``||p||^2 / 2`` (arXiv:2405.12807)."""
+
+    elementwise: ClassVar[bool] = False
+
+    def check(self, space: Space, rule: Any) -> None:
+        if not rule.has_prior:
+            raise ValueError(f"decay='natural' with rule={rule}, which has no natural gradient; use FAdam()")
+        _refuse_curved("natural", space)
+
+    def prior(self, space: Space, numbers: dict[str, Any]) -> float:
+        return 0.0 if space.compact else float(numbers["weight_decay"])
+
+
+def _refuse_curved(name: str, space: Space) -> None:
+    if not (space.flat or space.compact):
+        raise ValueError(f"decay={name!r} has no meaning on {space}; use decay='decoupled'")
+
+
+DECAYS: dict[str, Decay] = {
+    "decoupled": DecoupledDecay(),
+    "l2": L2Decay(),
+    "after": AfterDecay(),
+    "independent": IndependentDecay(),
+    "cautious": CautiousDecay(),
+    "constrained": ConstrainedDecay(),
+    "given": GivenDecay(),
+    "natural": NaturalDecay(),
+}
+"""The conventions by the names that recipes write."""

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metrize.linalg import is_flat_piece
 from metrize.recipe import Recipe
 from metrize.spaces import Space, SpaceError, Vector
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import check_point, declared_space, naming, remind
+from metrize.step.group import name_of
 
 Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 """What every optimizer takes: a module, parameters, named parameters, or groups of any of these."""
@@ -27,20 +27,6 @@ def named_members(params: Any) -> Any:
         return params
     remind(params)
     return list(params.named_parameters())
-
-
-def name_of(group: dict[str, Any], index: int) -> str:
-    """The parameter's name, or its place in the group where names were not given."""
-    names = group.get("param_names") or []
-    return str(names[index]) if index < len(names) else f"#{index} of its group"
-
-
-def space_of(group: dict[str, Any], index: int, recipe: Recipe) -> Space:
-    """Where a parameter lives: as the recipe says, else as it was declared, else in a vector space."""
-    if recipe.space is not None:
-        return recipe.space
-    sentence = group["spaces"][index]
-    return parse_space(sentence) if sentence else Vector()
 
 
 def settle(group: dict[str, Any], recipe: Recipe) -> None:
@@ -67,13 +53,6 @@ def settle(group: dict[str, Any], recipe: Recipe) -> None:
             spaces.append(declared)
     group["spaces"] = tuple(spaces)
     group["shapes"] = tuple(tuple(p.shape) for p in group["params"])
-
-
-def is_flat_piece_of(group: dict[str, Any], index: int) -> bool:
-    """Whether a parameter was put in the place of matrices after the group was made, as a vector of no known shape."""
-    p, shapes = group["params"][index], group["shapes"]
-    strange = p.ndim == 1 and tuple(p.shape) not in shapes and len(group["params"]) <= len(shapes)
-    return is_flat_piece(p) or (strange and any(len(shape) > 1 for shape in shapes))
 
 
 def newly_declared(group: dict[str, Any]) -> list[int]:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from metrize.bucket import Bucket
-from metrize.groups import name_of
 from metrize.linalg import all_finite, is_sharded
 from metrize.optimizer import Optimizer
 from metrize.recipe import parse_recipe
+from metrize.step.bucket import Bucket
+from metrize.step.group import name_of
 
 
 class InBackward:
@@ -70,11 +70,9 @@ class InBackward:
             return
         self._passes[p] = 0
         bucket, at = self._place(p)
-        bucket.only = at
         try:
-            self._step(bucket)
+            self._step(bucket, at)
         finally:
-            bucket.only = None
             p.grad = None
 
     def _place(self, p: Tensor) -> tuple[Bucket, int]:
@@ -86,12 +84,11 @@ class InBackward:
         self._stepped.add(p)
         return self._places[p]
 
-    def _step(self, bucket: Bucket) -> None:
-        bucket.gather()
+    def _step(self, bucket: Bucket, member: int) -> None:
+        bucket.gather([member])
         if bucket.group["skip_nonfinite"] and not all_finite(bucket.gradients):
             self.optimizer.param_groups[0]["skipped_steps"] += 1
-            assert bucket.only is not None
-            name = name_of(bucket.group, bucket.indices[bucket.only])
+            name = name_of(bucket.group, bucket.indices[member])
             warnings.warn(
                 f"the gradient of {name!r} is not finite: the step of this parameter was skipped (counted in "
                 'param_groups[0]["skipped_steps"])',

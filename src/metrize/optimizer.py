@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from metrize import checkpoint
-from metrize.assembly import assemble, exchange_of, trains
-from metrize.bucket import Bucket
-from metrize.exchange import Exchange, settle_sums
-from metrize.groups import Params, name_of, named_members, newly_declared, settle, space_of
-from metrize.linalg import all_finite, held
+from metrize.groups import Params, named_members, newly_declared, settle
+from metrize.linalg import all_finite, held, is_sharded
 from metrize.part import Spec, parse
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
-from metrize.rules.steepest import Dualized
 from metrize.spaces import SpaceError, declare
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import declared_space
-from metrize.state import state_spec
+from metrize.step.assembly import assemble, trains
+from metrize.step.assignment import assign
+from metrize.step.bucket import Bucket
+from metrize.step.exchange import Exchange, reduce_statistics
+from metrize.step.group import name_of, space_of
 
 
 def _address(p: Tensor) -> int:
@@ -156,8 +156,8 @@ class Optimizer(torch.optim.Optimizer):
         if self._buckets is None or self._signature != self._sign():
             self._discover()
             self._forget_orphans()
-            self._exchange = exchange_of(self)
-            self._buckets = assemble(self, self._exchange)
+            self._exchange = _exchange_of(self.param_groups)
+            self._buckets = assemble(self.param_groups, self.state, self._exchange)
             self._signature = self._sign()
 
     @property
@@ -204,8 +204,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def spec(self, group: dict[str, Any], index: int) -> Spec:
         """The declared state of one parameter of a group: key -> (shape, dtype)."""
-        recipe = parse_recipe(group["recipe"])
-        return state_spec(recipe, space_of(group, index, recipe), group["params"][index], group)
+        return assign(group, index).spec
 
     def _sign(self) -> list[Any]:
         """What the buckets depend on; cheap, because it is compared at every step."""
@@ -230,7 +229,7 @@ class Optimizer(torch.optim.Optimizer):
             return
         for bucket in self.buckets:
             bucket.gather()
-        settle_sums(self.param_groups, self.buckets, self._exchange)
+        reduce_statistics(self.param_groups, self.buckets, self._exchange)
         for bucket in self.buckets:
             bucket.apply()
         self._exchange.close()
@@ -278,6 +277,16 @@ class Optimizer(torch.optim.Optimizer):
             del self.state[parameter]
 
 
+def _exchange_of(groups: list[dict[str, Any]]) -> Exchange:
+    """What the parameters need of other processes."""
+    if not any(is_sharded(p) for group in groups for p in group["params"]):
+        return Exchange()
+    from metrize.sharding import Sharded, members  # slow to load, and of use to few
+
+    trained = [member for p, member in members(groups).items() if trains(p)]
+    return Sharded(trained) if trained else Exchange()
+
+
 def _with_rounding(params: Any, rounding: Rounding) -> Any:
     """The same groups, where those with a recipe of their own round in this way too."""
     entries = list(params)
@@ -305,11 +314,7 @@ def _recipe_of(group: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
         recipe = recipe.replace(space=parse_space(space) if isinstance(space, str) else space)
     if norm is None:
         return recipe
-    if not isinstance(recipe.rule, Dualized):
-        raise TypeError(
-            f"norm={norm!r} for a group whose rule is {recipe.rule}, which has its own; use Steepest or Lion"
-        )
-    return recipe.replace(rule=recipe.rule.replace(norm=parse(norm) if isinstance(norm, str) else norm))
+    return recipe.replace(rule=recipe.rule.with_norm(parse(norm) if isinstance(norm, str) else norm))
 
 
 def _check_numbers(group: dict[str, Any], recipe: Recipe) -> None:

@@ -95,6 +95,22 @@ def _class_of(name: str, sentence: str) -> type[Part]:
     return Part.known[name]
 
 
+def offers(part: Part, shortcut: str, *meant: str) -> bool:
+    """Whether a shortcut stands for these methods: no subclass overrides one of them and leaves the shortcut as it is.
+
+    Args:
+        part: the part.
+        shortcut: name of the method that says the same in another way.
+        meant: names of the methods it stands for.
+    """
+    return all(issubclass(_definer(type(part), shortcut), _definer(type(part), name)) for name in meant)
+
+
+@functools.lru_cache(maxsize=4096)
+def _definer(cls: type, name: str) -> type:
+    return next(base for base in cls.__mro__ if name in vars(base))
+
+
 def choice(part: Part, field: str, allowed: tuple[str, ...]) -> None:
     """Refuse an option that does not exist.
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from metrize.decay import DECAYS, Decay
+from metrize.decay import DECAYS, Convention, Decay
 from metrize.frames import Frame, Identity
 from metrize.moments import Dense, Moments
-from metrize.part import Part, choice, parse
+from metrize.part import Part, choice, offers, parse
 from metrize.rounding import Nearest, Rounding
-from metrize.rules import Adam, Rule
+from metrize.rules import Adam, Kernel, Rule
 from metrize.spaces import Space, SpaceError, Vector
 from metrize.step_sizes import Given, StepSize
 
@@ -53,11 +53,12 @@ class Recipe(Part):
     moments: Moments = dataclasses.field(default_factory=Dense)
     rule: Rule = dataclasses.field(default_factory=Adam)
     step_size: StepSize = dataclasses.field(default_factory=Given)
-    decay: Decay = "decoupled"
+    decay: Convention | Decay = "decoupled"
     rounding: Rounding = dataclasses.field(default_factory=Nearest)
 
     def __post_init__(self) -> None:
-        choice(self, "decay", DECAYS)
+        if not isinstance(self.decay, Decay):
+            choice(self, "decay", tuple(DECAYS))
         slots = {"frame": Frame, "moments": Moments, "rule": Rule, "step_size": StepSize, "rounding": Rounding}
         for slot, kind in slots.items():
             self._check(slot, kind)
@@ -120,7 +121,7 @@ class Recipe(Part):
         self._live_on(space)
         if absent := [key for key in self.step_size.reads() if key not in self.hyper()]:
             raise ValueError(f"step_size={self.step_size} reads {', '.join(absent)}, which rule={self.rule} has not")
-        points, plain = space.points(torch.empty(1, *shape, device="meta")), isinstance(self.frame, Identity)
+        points, plain = space.points(torch.empty(1, *shape, device="meta")), self.frame.trivial
         if not plain:
             space.framed(points)  # which some spaces refuse
         coords = self.frame.shape(points.shape[1:])
@@ -134,20 +135,25 @@ class Recipe(Part):
             part = getattr(self, slot)
             if part.flat_only and not space.flat:
                 raise ValueError(f"{slot}={part} is for tensors in a vector space, and this one lives on {space}")
-        if self.decay == "natural" and type(self.rule).prior is Rule.prior:
-            raise ValueError(f"decay='natural' with rule={self.rule}, which has no natural gradient; use FAdam()")
-        if self.decay in ("cautious", "natural") and not (space.flat or space.compact):
-            raise ValueError(f"decay={self.decay!r} has no meaning on {space}; use decay='decoupled'")
-
-    def in_place(self, dtype: torch.dtype) -> bool:
-        """Whether the averages lie in memory just as torch's own kernels want them, in this dtype of arithmetic."""
-        return self.plain and self.moments.in_place(dtype)
+        self.convention.check(space, self.rule)
 
     @property
-    def plain(self) -> bool:
-        """Whether a step is one of torch's own kernels, once the averages lie in memory."""
-        usual = isinstance(self.frame, Identity) and isinstance(self.step_size, Given)
-        return usual and self.decay in ("decoupled", "l2")
+    def convention(self) -> Decay:
+        """The convention of weight decay that `decay` names."""
+        return DECAYS[self.decay] if isinstance(self.decay, str) else self.decay
+
+    def kernel(self, numbers: dict[str, Any]) -> Kernel | None:
+        """Torch's one-pass kernel for what these parts do in a vector space, given averages in memory; None: none.
+
+        Args:
+            numbers: of the parameter group.
+        """
+        step_size = self.step_size
+        whole = step_size.scope is not None and self.decay == "l2"  # what was measured had the decay in it
+        if not (self.frame.trivial and step_size.by_entry and isinstance(self.decay, str)) or whole:
+            return None
+        unchanged = offers(self.rule, "kernel", "direction", "gain", "passes")
+        return self.rule.kernel(self.decay, numbers) if unchanged else None
 
 
 def parse_recipe(sentence: str) -> Recipe:

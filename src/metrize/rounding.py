@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from metrize.part import Part, Spec
 @dataclasses.dataclass(frozen=True)
 class Rounding(Part):
     """From float32 to a parameter's bfloat16, once in a step. Parameters of other dtypes are written as they are."""
+
+    exact: ClassVar[bool] = True
+    """Whether a plain copy says all that `narrow_` says."""
 
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
         """State kept for one parameter of this shape and dtype."""
@@ -61,6 +65,8 @@ class Stochastic(Rounding):
 
     seed: int = 0
 
+    exact: ClassVar[bool] = False
+
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
         return {"rounding.seed": ((), torch.int64)} if dtype == torch.bfloat16 else {}
 
@@ -87,6 +93,8 @@ class Compensated(Rounding):
 
     The parameter itself stays the bfloat16 tensor that the model computes with.
     """
+
+    exact: ClassVar[bool] = False
 
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
         return {"rounding.rest": (tuple(shape), torch.int16)} if dtype == torch.bfloat16 else {}

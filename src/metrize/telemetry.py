@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metrize.groups import name_of
 from metrize.linalg import whole
 from metrize.optimizer import Optimizer
 from metrize.recipe import parse_recipe
-from metrize.state import real
+from metrize.step.assignment import as_real
+from metrize.step.group import name_of
 
 
 class Sizes(NamedTuple):
@@ -49,6 +49,6 @@ def measured(optimizer: Optimizer) -> Iterator[dict[str, Sizes]]:
         norm = parse_recipe(group["recipe"]).rule.in_norm()
         for index, (p, old) in enumerate(zip(group["params"], kept, strict=True)):
             with torch.no_grad():
-                now = real(whole(p.detach()))
-                pair = torch.stack([now, now - real(old)])
+                now = as_real(whole(p.detach()))
+                pair = torch.stack([now, now - as_real(old)])
             sizes[name_of(group, index)] = Sizes(*norm.norm(pair).unbind())

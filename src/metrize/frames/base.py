@@ -34,6 +34,9 @@ class Frame(Part):
     flat_only: ClassVar[bool] = True
     """Whether the averages change their shape, so that only tensors in a vector space can have this frame."""
 
+    trivial: ClassVar[bool] = False
+    """Whether coordinates stay as they are, so that nothing has to be done."""
+
     moves: ClassVar[bool] = False
     """Whether `move_` does in a vector space what `leave`, the step size and the space do, at a lower price."""
 
@@ -119,6 +122,7 @@ class Identity(Frame):
     """The coordinates of the space itself."""
 
     flat_only: ClassVar[bool] = False
+    trivial: ClassVar[bool] = True
 
     def enter(self, coords: Tensor, state: dict[str, Tensor]) -> Tensor:
         return coords

@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metrize.bucket import _CHUNK, Fused
-from metrize.groups import space_of
-from metrize.kinds import alone, kind_of
 from metrize.optimizer import Optimizer
-from metrize.recipe import Recipe, parse_recipe
-from metrize.spaces import Space
-from metrize.spaces.base import compute_dtype
-from metrize.state import real, slots, state_spec
-from metrize.streamed import Streamed, piece_size
+from metrize.recipe import Recipe
+from metrize.step.assembly import executor_of
+from metrize.step.assignment import assign
 
 Target = nn.Module | Mapping[str, Sequence[int]] | Iterable[Sequence[int]]
 """What is to be trained: a module, on whatever device, or the shapes of its parameters, named or not."""
 
 Build = Recipe | type[Optimizer] | Callable[[Any], Optimizer]
 """What is to train it: a recipe, an optimizer of the catalogue, or a function from parameters to an optimizer."""
-
-_PIECE = 10  # float32 copies of a piece
-_WHOLE = 6  # float32 copies of a tensor that a journey through all its parts keeps alive at the most
-_WIDENED = 2  # float32 copies of 16-bit parameters and gradients
-_STACKS = 2  # and where it goes in a batch, its rows of the stacks of parameters and gradients
-
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
@@ -110,29 +98,15 @@ def names_of(group: dict[str, Any]) -> list[str]:
 
 
 def batch_of(group: dict[str, Any], index: int, p: Tensor) -> tuple[Any, int, int]:
-    """The batch that a tensor is stepped in, the bytes it adds to its temporaries, and the most that these can be.
+    """The bucket that a tensor is stepped in, the bytes it adds to its temporaries, and the most that these can be.
 
     The bytes are an estimate from above.
     """
-    recipe = parse_recipe(group["recipe"])
-    space = space_of(group, index, recipe)
-    kind, each = kind_of(recipe, space, p, group), compute_dtype(p.dtype).itemsize
-    among = alone(kind, p, index)
-    key = (id(group), kind, space, p.dtype, *among)
-    widened = _WIDENED * (p.dtype.itemsize < each)
-    if kind is Fused:
-        return key, widened * each * p.numel(), 2 * widened * each * _CHUNK  # one is made while the last one goes
-    if kind is Streamed:
-        return key, (_PIECE + widened) * each * p.numel(), _PIECE * each * piece_size(p)
-    copies = _WHOLE + widened + (0 if index in among[1:] else _STACKS)
-    return key, copies * each * p.numel() + _beside_averages(recipe, space, p, group), sys.maxsize
-
-
-def _beside_averages(recipe: Recipe, space: Space, p: Tensor, group: dict[str, Any]) -> int:
-    """Bytes of bases, roots and the like: they are turned into others of their size."""
-    averages = slots(recipe, space, real(p).shape, compute_dtype(p.dtype), group)
-    kept = state_spec(recipe, space, p, group).items()
-    return sum(math.prod(shape) * kind.itemsize for key, (shape, kind) in kept if key.split(".")[0] not in averages)
+    assignment = assign(group, index, p)
+    executor = executor_of(assignment)
+    among = executor.together(assignment)
+    key = id(group), executor, index if among is None else among
+    return key, *executor.temporary(assignment)
 
 
 class Temporaries:

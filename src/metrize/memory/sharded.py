@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metrize.exchange import Exchange, settle_sums
-from metrize.groups import space_of
 from metrize.memory.predicted import Build, Target, Temporaries, batch_of, built, names_of
 from metrize.optimizer import Optimizer
 from metrize.part import Spec
-from metrize.recipe import parse_recipe
-from metrize.state import state_spec
+from metrize.step.assignment import assign
+from metrize.step.exchange import Exchange, reduce_statistics
+from metrize.step.state import placeholder
 
 if TYPE_CHECKING:
     from metrize.sharding import Member
@@ -106,7 +105,7 @@ def predict_sharded(
     if ranks < 1:
         raise ValueError(f"ranks={ranks}: at least 1")
     optimizer = built(target, recipe, dtype)
-    found = members(optimizer, functools.partial(_cut_by_rows, ranks))
+    found = members(optimizer.param_groups, functools.partial(_cut_by_rows, ranks))
     return _Count(optimizer, found, ranks).result()
 
 
@@ -162,17 +161,14 @@ class _Count:
 
     def _own_parts(self, group: dict[str, Any], index: int, p: Tensor, member: Member | None) -> None:
         """A tensor of which every process steps the part it has, or the whole where nothing is cut."""
-        recipe = parse_recipe(group["recipe"])
-        space, each = space_of(group, index, recipe), _parts(p, member, self.size)
+        each = _parts(p, member, self.size)
         self.parameters += each(lambda shape: _bytes(shape, p.dtype))
-        self.state += each(lambda shape: _held(state_spec(recipe, space, _meta(shape, p), group)))
+        self.state += each(lambda shape: _held(assign(group, index, _meta(shape, p)).spec))
         for part in {*_shapes(member and member.cut, tuple(p.shape), self.size)}:
             self.kernels.add(each(part.__eq__), *batch_of(group, index, _meta(part, p)))
 
     def _whole(self, group: dict[str, Any], index: int, member: Member) -> None:
         """A tensor that one process steps."""
-        from metrize.sharding import placeholder
-
         p, here = member.p, torch.arange(self.size) == member.owner
         whole, place = _bytes(tuple(p.shape), p.dtype), sum(value.nbytes for value in placeholder(member.spec).values())
         self.parameters += _parts(p, member, self.size)(lambda shape: _bytes(shape, p.dtype))
@@ -200,7 +196,7 @@ class _Count:
         if self.size == 1 or not self.members:
             return 0, 0
         marks, sums = 1 + 2 * len(self.members), _Sums()
-        settle_sums(self.optimizer.param_groups, [], sums)
+        reduce_statistics(self.optimizer.param_groups, [], sums)
         if self.owners:
             collectives, sent = 2, (self.size - 1) * room([((marks,), torch.uint8)])
         else:

@@ -53,6 +53,9 @@ class Moments(Part):
     streams: ClassVar[bool] = False
     """Whether a step can go through an average piece by piece."""
 
+    elementwise: ClassVar[bool] = False
+    """Whether every entry is kept by itself, where it lies, so that a part of a tensor can be kept without the rest."""
+
     ahead: ClassVar[bool] = False
     """Whether an average can be used only once it has seen the whole tensor."""
 

@@ -30,6 +30,7 @@ class Dense(Moments):
     dtype: Literal["bfloat16", "float32", "float64"] | None = None
 
     streams: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
     lends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

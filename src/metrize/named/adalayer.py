@@ -16,7 +16,7 @@ from metrize.recipe import Recipe
 from metrize.roles import Role
 from metrize.roles.role import VECTORS
 from metrize.roles.sandbox import Example
-from metrize.state import real
+from metrize.step.assignment import as_real
 
 Hidden = Literal["adaptive", "frozen", "sgd"]
 
@@ -126,4 +126,4 @@ def _blocks_of(role: Role, rows: bool) -> Blocks:
 
 def _by_shape(parameter: Tensor) -> Role:
     """What a parameter is taken for that comes without its module; complex numbers count as pairs."""
-    return Role("hidden") if real(parameter).ndim > 1 else Role("gain")
+    return Role("hidden") if as_real(parameter).ndim > 1 else Role("gain")

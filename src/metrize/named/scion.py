@@ -16,7 +16,7 @@ from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role
 from metrize.roles.sandbox import Example
-from metrize.state import real
+from metrize.step.assignment import as_real
 
 
 class Scion(Optimizer):
@@ -94,7 +94,7 @@ def _norm_of(role: Role, accuracy: str) -> Norm:
 
 def _by_shape(parameter: Tensor) -> Role:
     """What Scion takes a parameter for that comes without its module; complex numbers count as pairs."""
-    dimensions = real(parameter).ndim
+    dimensions = as_real(parameter).ndim
     if dimensions < 2:
         return Role("bias")
     return Role("hidden") if dimensions == 2 else Role("conv", Layout(unfold=True))

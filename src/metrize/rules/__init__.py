@@ -2,7 +2,7 @@
 
 from metrize.rules.adagrad import AdaGrad
 from metrize.rules.adam import Adam
-from metrize.rules.base import Metric, Rule
+from metrize.rules.base import Kernel, Metric, Rule
 from metrize.rules.came import CAME
 from metrize.rules.clipped_average import ClippedAverage
 from metrize.rules.fadam import FAdam
@@ -24,6 +24,7 @@ __all__ = [
     "FrozenAdam",
     "Gradient",
     "HFac",
+    "Kernel",
     "Lion",
     "Metric",
     "Momentum",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from metrize.moments import Averages, Kind
 from metrize.norms import MaxEntry, Norm
-from metrize.rules.base import Metric, Pass, Rule, at_least, number
+from metrize.rules.base import Kernel, Metric, Pass, Rule, at_least, number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +52,28 @@ class AdaGrad(Rule):
     def _look(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> None:
         averages.observe("sum", coords, 1.0, 1.0)
 
-    def fusable(self, hyper: dict[str, Any]) -> bool:
+    def variant(self, hyper: dict[str, Any]) -> bool:
         return number(hyper["initial_accumulator_value"]) == 0
 
-    def fused(
+    def elementwise(self, hyper: dict[str, Any]) -> bool:
+        return True
+
+    def kernel(self, decay: str, hyper: dict[str, Any]) -> Kernel | None:
+        if not self.variant(hyper) or decay not in ("decoupled", "l2"):
+            return None
+        return functools.partial(self._fused, decay == "l2")
+
+    def _fused(
         self,
+        penalised: bool,
         params: list[Tensor],
         grads: list[Tensor],
         state: dict[str, list[Tensor]],
         hyper: dict[str, Any],
-        decay: str,
     ) -> None:
-        lr = number(hyper["lr"])
-        if decay == "decoupled" and number(hyper["weight_decay"]):
-            torch._foreach_mul_(params, 1 - lr * number(hyper["weight_decay"]))
+        lr, decay = number(hyper["lr"]), number(hyper["weight_decay"])
+        if decay and not penalised:
+            torch._foreach_mul_(params, 1 - lr * decay)
         torch._fused_adagrad_(
             params,
             grads,
@@ -72,7 +81,7 @@ class AdaGrad(Rule):
             state["step"],
             lr=lr,
             lr_decay=0.0,
-            weight_decay=number(hyper["weight_decay"]) if decay == "l2" else 0.0,
+            weight_decay=decay if penalised else 0.0,
             eps=number(hyper["eps"]),
             maximize=bool(hyper["maximize"]),
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from metrize.moments import Averages, Kind
 from metrize.norms import MaxEntry, Norm
 from metrize.part import Spec, choice
-from metrize.rules.base import Metric, Pass, Rule, at_least, number, per_point
+from metrize.rules.base import Kernel, Metric, Pass, Rule, at_least, number, per_point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,19 +152,23 @@ class Adam(Rule):
         beta1, beta2 = (number(beta) for beta in hyper["betas"])
         return (1 - beta2**step).sqrt() / (1 - beta1**step)
 
-    def fusable(self, hyper: dict[str, Any]) -> bool:
-        changed = self.normalized or self.nesterov or self.bias_correction == "step"
-        return self.second_moment == "elementwise" and not changed
+    def elementwise(self, hyper: dict[str, Any]) -> bool:
+        return self.second_moment != "scalar" and not self.normalized
 
-    def fused(
+    def kernel(self, decay: str, hyper: dict[str, Any]) -> Kernel | None:
+        changed = self.normalized or self.nesterov or self.bias_correction == "step"
+        if self.second_moment != "elementwise" or changed or decay not in _KERNELS:
+            return None
+        return functools.partial(self._fused, _KERNELS[decay])
+
+    def _fused(
         self,
+        kernel: Callable[..., None],
         params: list[Tensor],
         grads: list[Tensor],
         state: dict[str, list[Tensor]],
         hyper: dict[str, Any],
-        decay: str,
     ) -> None:
-        kernel = torch._fused_adamw_ if decay == "decoupled" else torch._fused_adam_
         kernel(
             params,
             grads,
@@ -179,3 +184,6 @@ class Adam(Rule):
             amsgrad=self.amsgrad,
             maximize=bool(hyper["maximize"]),
         )
+
+
+_KERNELS: dict[str, Callable[..., None]] = {"decoupled": torch._fused_adamw_, "l2": torch._fused_adam_}

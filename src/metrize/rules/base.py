@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ class Metric:
 Pass = Callable[[Tensor, Averages, dict[str, Any], Metric], Any]
 """One way through a tensor: arguments as `Rule.direction`."""
 
+Kernel = Callable[[list[Tensor], list[Tensor], dict[str, list[Tensor]], dict[str, Any]], None]
+"""Updates parameters in place from gradients, state by key and the numbers of the group; ``step`` is counted before."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule(Part):
@@ -41,6 +44,14 @@ class Rule(Part):
     def in_norm(self) -> Norm:
         """The norm of a parameter in which this rule's steps are measured."""
         return Frobenius()
+
+    def with_norm(self, norm: Norm) -> Self:
+        """This rule in another norm.
+
+        Raises:
+            TypeError: it has one of its own.
+        """
+        raise TypeError(f"norm={norm!r} for a group whose rule is {self}, which has its own; use Steepest or Lion")
 
     def hyper(self) -> dict[str, Any]:
         """The numbers of a parameter group that this rule reads, with their defaults."""
@@ -123,20 +134,29 @@ class Rule(Part):
         """
         return 1.0
 
-    def fusable(self, hyper: dict[str, Any]) -> bool:
-        """Whether `fused` computes exactly this rule with the numbers of this group."""
+    def kernel(self, decay: str, hyper: dict[str, Any]) -> Kernel | None:
+        """Torch's own one-pass kernel for exactly this update of a vector space, if there is one.
+
+        Args:
+            decay: the convention of weight decay, which the kernel takes care of as well.
+            hyper: numbers of the parameter group.
+        """
+        return None
+
+    def elementwise(self, hyper: dict[str, Any]) -> bool:
+        """Whether every entry of a direction depends on that entry of gradient and averages alone.
+
+        Then a part of a tensor can be stepped without the rest, on another process too.
+
+        Args:
+            hyper: numbers of the parameter group.
+        """
         return False
 
-    def fused(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        state: dict[str, list[Tensor]],
-        hyper: dict[str, Any],
-        decay: str,
-    ) -> None:
-        """The whole update of a vector space in torch's own one-pass kernel; ``step`` is already counted."""
-        raise NotImplementedError
+    @property
+    def has_prior(self) -> bool:
+        """Whether `prior` is known, for ``decay="natural"``."""
+        return type(self).prior is not Rule.prior
 
 
 def number(value: Any) -> float:

@@ -47,6 +47,9 @@ class CAME(Whitening):
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
         return (*super().passes(hyper, ahead), self._trust)
 
+    def elementwise(self, hyper: dict[str, Any]) -> bool:
+        return False  # what it keeps depends on the dimensions of the whole
+
     def revisits(self, hyper: dict[str, Any]) -> tuple[str, ...]:
         return (*super().revisits(hyper), "exp_avg", "exp_avg_res")
 

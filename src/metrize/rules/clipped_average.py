@@ -28,7 +28,7 @@ class ClippedAverage(Whitened):
     """
 
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
-        if hyper["clip"] is None or not self.variant(hyper):
+        if hyper["clip"] is None or not self.variant(hyper)[0]:
             return super().passes(hyper, ahead)
         look = (self._look,) if "exp_avg_sq" in ahead else ()
         return (*look, self._average, self._clip_average)

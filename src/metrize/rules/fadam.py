@@ -59,6 +59,9 @@ class FAdam(Whitening):
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
         return (self._look, self._finish) if hyper["clip"] is None else (self._look, self._measure, self._finish)
 
+    def elementwise(self, hyper: dict[str, Any]) -> bool:
+        return False  # the floor of S is measured on the whole gradient
+
     def revisits(self, hyper: dict[str, Any]) -> tuple[str, ...]:
         return ("exp_avg_sq",)
 

@@ -50,8 +50,8 @@ class FrozenAdam(Adam):
     def gain(self, step: torch.Tensor, hyper: dict[str, Any]) -> float | torch.Tensor:
         return 1 / (1 - number(hyper["betas"][0]) ** step) if self.bias_correction == "step" else 1.0
 
-    def fusable(self, hyper: dict[str, Any]) -> bool:
-        return False
+    def kernel(self, decay: str, hyper: dict[str, Any]) -> None:
+        return None
 
     def _decays(self, averages: Averages, hyper: dict[str, Any]) -> tuple[Any, Any]:
         beta1, beta2 = super()._decays(averages, hyper)

@@ -17,3 +17,6 @@ class Gradient(Rule):
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         return coords
+
+    def elementwise(self, hyper: dict[str, Any]) -> bool:
+        return True

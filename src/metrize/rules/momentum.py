@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metrize.moments import Averages, Kind
-from metrize.rules.base import Metric, Pass, Rule, number
+from metrize.rules.base import Kernel, Metric, Pass, Rule, number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,27 +49,33 @@ class Momentum(Rule):
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
         return (self.direction,)
 
-    def fusable(self, hyper: dict[str, Any]) -> bool:
+    def elementwise(self, hyper: dict[str, Any]) -> bool:
         return True
 
-    def fused(
+    def kernel(self, decay: str, hyper: dict[str, Any]) -> Kernel | None:
+        return functools.partial(self._fused, decay == "l2") if decay in ("decoupled", "l2") else None
+
+    def _fused(
         self,
+        penalised: bool,
         params: list[Tensor],
         grads: list[Tensor],
         state: dict[str, list[Tensor]],
         hyper: dict[str, Any],
-        decay: str,
     ) -> None:
-        first = [bool(step == 1) for step in state["step"]]
+        lr, decay = number(hyper["lr"]), number(hyper["weight_decay"])
+        if decay and not penalised:
+            torch._foreach_mul_(params, 1 - lr * decay)
+        first = (torch.stack(state["step"]) == 1).tolist()
         for is_first in {*first}:  # the kernel takes one answer for its whole list
             chosen = [i for i, f in enumerate(first) if f == is_first]
             torch._fused_sgd_(
                 [params[i] for i in chosen],
                 [grads[i] for i in chosen],
                 [state["momentum_buffer"][i] for i in chosen] if self.variant(hyper) else [],
-                weight_decay=number(hyper["weight_decay"]),
+                weight_decay=decay if penalised else 0.0,
                 momentum=number(hyper["momentum"]),
-                lr=number(hyper["lr"]),
+                lr=lr,
                 dampening=number(hyper["dampening"]),
                 nesterov=bool(hyper["nesterov"]),
                 maximize=bool(hyper["maximize"]),

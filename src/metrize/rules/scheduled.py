@@ -52,8 +52,8 @@ class ScheduledAdam(Adam):
         both = super().averages(hyper)
         return both if self.variant(hyper) else {name: kind for name, kind in both.items() if name != "exp_avg"}
 
-    def fusable(self, hyper: dict[str, Any]) -> bool:
-        return False
+    def kernel(self, decay: str, hyper: dict[str, Any]) -> None:
+        return None
 
     def _decays(self, averages: Averages, hyper: dict[str, Any]) -> tuple[Any, Any]:
         step, momentum = averages.count, number(hyper["momentum"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ class Dualized(Rule):
     def in_norm(self) -> Norm:
         return self.norm
 
+    def with_norm(self, norm: Norm) -> Self:
+        return self.replace(norm=norm)
+
     def check_shape(self, shape: torch.Size) -> None:
         self.norm.check(shape)
 
@@ -47,9 +50,7 @@ class Dualized(Rule):
         if not number(hyper["radius"]) >= 0:
             raise ValueError(f"radius={hyper['radius']}: the size of the ball, a number of at least 0")
 
-    @property
-    def _by_entry(self) -> bool:
-        """Whether the duality map can be applied to pieces of a tensor."""
+    def elementwise(self, hyper: dict[str, Any]) -> bool:
         return self.norm.elementwise and self.length == "normalised"
 
     def _dual(self, u: Tensor, hyper: dict[str, Any]) -> Tensor:
@@ -96,7 +97,7 @@ class Steepest(Dualized):
         return {"exp_avg": "linear"} if self.variant(hyper) else {}
 
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
-        return (self.direction,) if self._by_entry else ()
+        return (self.direction,) if self.elementwise(hyper) else ()
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         momentum = number(hyper["momentum"])
@@ -132,7 +133,7 @@ class Lion(Dualized):
         return {"exp_avg": "linear"}
 
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
-        return (self.direction,) if self._by_entry else ()
+        return (self.direction,) if self.elementwise(hyper) else ()
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         beta1, beta2 = (number(beta) for beta in hyper["betas"])

@@ -33,6 +33,12 @@ class Whitening(Rule):
             return (self._look, self._measure, self._finish)
         return (self._look, self._finish) if "exp_avg_sq" in ahead else (self._finish,)
 
+    def variant(self, hyper: dict[str, Any]) -> Any:
+        return hyper["clip"] is None
+
+    def elementwise(self, hyper: dict[str, Any]) -> bool:
+        return hyper["clip"] is None
+
     def revisits(self, hyper: dict[str, Any]) -> tuple[str, ...]:
         return () if hyper["clip"] is None else ("exp_avg_sq",)
 
@@ -111,8 +117,8 @@ class Whitened(Whitening):
         numbers: dict[str, Any] = {"momentum": 0.0, "clip": 1.0, "eps": 1e-30}
         return numbers if self.second_moment == "sum" else {**numbers, "decay_rate": -0.8}
 
-    def variant(self, hyper: dict[str, Any]) -> bool:
-        return number(hyper["momentum"]) != 0
+    def variant(self, hyper: dict[str, Any]) -> tuple[bool, bool]:
+        return number(hyper["momentum"]) != 0, hyper["clip"] is None
 
     def check_hyper(self, hyper: dict[str, Any]) -> None:
         self._check_clip(hyper)
@@ -125,7 +131,7 @@ class Whitened(Whitening):
 
     def averages(self, hyper: dict[str, Any]) -> dict[str, Kind]:
         square: dict[str, Kind] = {"exp_avg_sq": "square"}
-        return {"exp_avg": "linear", **square} if self.variant(hyper) else square
+        return {"exp_avg": "linear", **square} if self.variant(hyper)[0] else square
 
     def _finish(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         update = self._clipped(coords, averages, hyper, metric)

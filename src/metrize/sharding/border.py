@@ -13,12 +13,8 @@ from metrize.part import Spec
 from metrize.sharding.members import Member
 from metrize.sharding.shards import Cut, Line, placed, wrapped
 from metrize.sharding.wire import Form, swap
-from metrize.state import State, on_host
-
-
-def placeholder(spec: Spec) -> State:
-    """The state of a process that does not step a parameter: the keys, which frameworks look at, and the counts."""
-    return {key: torch.zeros(shape if on_host(key) else (0,), dtype=dtype) for key, (shape, dtype) in spec.items()}
+from metrize.step.assignment import on_host
+from metrize.step.state import State, placeholder
 
 
 def published(members: Mapping[Tensor, Member], states: Mapping[Tensor, State]) -> dict[Tensor, State]:

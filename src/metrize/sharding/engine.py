@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from metrize.exchange import Exchange
-from metrize.seams import Seam
 from metrize.sharding.members import Member
 from metrize.sharding.shards import Cut, Line, gradient, placed, wrapped
 from metrize.sharding.wire import form, swap
+from metrize.step.exchange import Exchange
+from metrize.step.windows import ShardSpan
 
 
 class Parcel:
@@ -53,7 +53,7 @@ class Parcel:
             self.work.copy_(whole)  # in place: the space has looked at this very tensor
         self.filled, self._seen = True, self._versions()
 
-    def rest(self) -> None:
+    def end_step(self) -> None:
         """The step is over; a whole tensor of no further use is let go, as an owner's memory has better uses."""
         self.work.grad = self.grad = None
         self._seen = self._versions()
@@ -92,23 +92,23 @@ class Sharded(Exchange):
         self._by_parameter: dict[Tensor, Parcel] = {parcel.member.p: parcel for parcel in self.parcels}
         self._used: list[Parcel] = []
 
-    def work(self, p: Tensor) -> Tensor | None:
+    def local_target(self, p: Tensor) -> Tensor | None:
         parcel = self._by_parameter.get(p)
         return p if parcel is None else parcel.work if parcel.member.here else None
 
-    def counts(self, p: Tensor) -> bool:
+    def contributes(self, p: Tensor) -> bool:
         parcel = self._by_parameter.get(p)
         apart = parcel is not None and parcel.member.family != "gathered"
         names = {line.name for line in parcel.member.lines} if apart and parcel is not None else set()
         return all(line.rank == 0 for line in self.lines if line.name not in names)
 
-    def seam(self, p: Tensor) -> Seam | None:
+    def span(self, p: Tensor) -> ShardSpan | None:
         parcel = self._by_parameter.get(p)
         cut = None if parcel is None or parcel.member.family != "local" else parcel.member.cut
         if cut is None or cut.dim:  # other cuts leave no entries side by side, and may round differently
             return None
         row = math.prod(cut.shape[1:]) * (2 if p.is_complex() else 1)
-        return Seam(cut.bounds(cut.line.rank)[0] * row, cut.shape[0] * row)
+        return ShardSpan(cut.bounds(cut.line.rank)[0] * row, cut.shape[0] * row)
 
     def agree(self, flag: bool) -> bool:
         """Whether it is so on every process."""
@@ -155,7 +155,7 @@ class Sharded(Exchange):
             if parcel.member.family == "gathered":
                 parcel.local.copy_(placed(parcel.work, parcel.member.p))
         for parcel in self.parcels:
-            parcel.rest()
+            parcel.end_step()
         self._used = []
 
     @property

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from metrize.groups import space_of
-from metrize.kinds import by_entry
 from metrize.part import Spec
-from metrize.recipe import Recipe, parse_recipe
 from metrize.sharding.shards import Cut, Layout, Line, layout_of, lines_of
-from metrize.spaces import Space
-from metrize.state import state_spec
-
-if TYPE_CHECKING:
-    from metrize.optimizer import Optimizer
+from metrize.step.assignment import Assignment, assign
 
 
 @dataclasses.dataclass
@@ -54,39 +46,34 @@ class Member:
         return self.family != "owner" or (self.cut is not None and self.owner == self.cut.line.rank)
 
 
-def members(optimizer: Optimizer, layout_of: Callable[[Any], Layout | None] = layout_of) -> dict[Tensor, Member]:
+def members(
+    groups: Sequence[dict[str, Any]], layout_of: Callable[[Any], Layout | None] = layout_of
+) -> dict[Tensor, Member]:
     """The cut parameters of an optimizer; every process comes to the same answer without a word.
 
     Args:
-        optimizer: the optimizer.
+        groups: of the optimizer.
         layout_of: how a parameter lies on processes; another answer than that of DTensors tells of processes to come.
     """
     found: dict[Tensor, Member] = {}
     loads: dict[str, list[float]] = {}
-    for group in optimizer.param_groups:
-        recipe, mine = parse_recipe(group["recipe"]), []
+    for group in groups:
+        mine = []
         for index, p in enumerate(group["params"]):
             layout = layout_of(p)
             if layout is not None:
-                space = space_of(group, index, recipe)
-                found[p] = _member(recipe, space, p, group, layout)
-                mine.append((_work(recipe, space, found[p]), found[p]))
+                assignment = assign(group, index)
+                found[p] = _member(assignment, p, layout)
+                mine.append((assignment.flops, found[p]))
         _share_out(mine, loads)  # group by group, so that a group that is added leaves the others where they are
     return found
 
 
-def _member(recipe: Recipe, space: Space, p: DTensor, group: dict[str, Any], layout: Layout) -> Member:
-    spec, cut = state_spec(recipe, space, p, group), layout.cut
-    if layout.whole or by_entry(recipe, space, p, group):
-        return Member(p, spec, "local", space.flat, cut)
-    return Member(p, spec, "gathered" if cut is None else "owner", space.flat, cut)
-
-
-def _work(recipe: Recipe, space: Space, member: Member) -> float:
-    """Work of a step, roughly: that of the frame, or else products with the shorter side."""
-    shape = member.p.shape
-    short = min(math.prod(shape[1:]), shape[0]) if len(shape) > 1 else 0
-    return math.prod(shape) + (recipe.frame.work(shape) or math.prod(shape) * short)
+def _member(assignment: Assignment, p: DTensor, layout: Layout) -> Member:
+    spec, flat, cut = assignment.spec, assignment.space.flat, layout.cut
+    if layout.whole or assignment.elementwise:
+        return Member(p, spec, "local", flat, cut)
+    return Member(p, spec, "gathered" if cut is None else "owner", flat, cut)
 
 
 def _share_out(mine: list[tuple[float, Member]], loads: dict[str, list[float]]) -> None:

@@ -16,7 +16,7 @@ class StepSize(Part):
     """Turns a direction into a velocity.
 
     One that needs to know the whole model measures every parameter first (`measure`), is told the sums over all of
-    them (`settle`), and only then scales what the rule sees (`scaled`) and makes the velocity.
+    them (`receive`), and only then scales what the rule sees (`scaled`) and makes the velocity.
     """
 
     sums: ClassVar[int] = 0
@@ -41,6 +41,14 @@ class StepSize(Part):
         """Over what `measure` is summed: ``"all"`` parameters, each ``"group"``, or None where nothing is measured."""
         return None
 
+    given: ClassVar[bool] = False
+    """Whether the rate is the group's ``lr`` and nothing else, so that a kernel can take it from there."""
+
+    @property
+    def piecewise(self) -> bool:
+        """Whether a large tensor can take its step piece by piece, once `rate` has seen the whole."""
+        return self.by_entry
+
     @property
     def by_entry(self) -> bool:
         """Whether a part of a tensor can take its step knowing nothing of the rest but the sums of `measure`."""
@@ -64,7 +72,7 @@ class StepSize(Part):
         """
         raise NotImplementedError
 
-    def settle(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
+    def receive(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
         """Take in the sum of `measure` over the whole scope."""
 
     def scaled(self, coords: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:

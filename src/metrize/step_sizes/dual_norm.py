@@ -56,7 +56,7 @@ class DualNorm(StepSize):
     def measure(self, grad: Tensor, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
         return self.norm.dual_norm(grad).double().sum().reshape(1)
 
-    def settle(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
+    def receive(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
         state["dual_norm"].copy_(total.expand_as(state["dual_norm"]))
 
     def rate(self, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:

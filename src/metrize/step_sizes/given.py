@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -13,6 +13,8 @@ from metrize.step_sizes.base import StepSize
 @dataclasses.dataclass(frozen=True)
 class Given(StepSize):
     """``W = -lr * direction``, with the learning rate of the parameter group."""
+
+    given: ClassVar[bool] = True
 
     @property
     def by_entry(self) -> bool:

@@ -95,7 +95,7 @@ class Prodigy(StepSize):
         away = in_rows((state["start"] - points).mul_(grad)).sum(-1).double().sum(-1)
         return torch.stack([(d / self.d0 * rate * away).sum(), self.norm.dual_norm(state["grad_sum"]).double().sum()])
 
-    def settle(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
+    def receive(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
         numerator, denominator = total.to(state["d"])
         moved = denominator > 0  # no gradient at all says nothing
         r = torch.where(moved, self._beta3(hyper) * state["d_numerator"] + numerator, state["d_numerator"])

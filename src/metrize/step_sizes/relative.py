@@ -39,6 +39,10 @@ class Relative(StepSize):
         if not self.least > 0:
             raise ValueError(f"Relative(least={self.least}): a number above 0")
 
+    @property
+    def piecewise(self) -> bool:
+        return True
+
     def rate(self, points: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> Tensor:
         rho = self._rho(state["step"].double(), float(hyper["lr"]))
         if not self.scaled_by_parameter:

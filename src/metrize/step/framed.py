@@ -9,31 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metrize.frames import Frame, Identity
+from metrize.frames import Frame
 from metrize.moments import Averages, Kind
-from metrize.part import Spec
 from metrize.spaces import Space
-
-_COUNTS = ("step", "phase")  # of a parameter, not of its points
-
-
-def frame_spec(frame: Frame, space: Space, shape: torch.Size, dtype: torch.dtype) -> Spec:
-    """State of a frame for one parameter: what `Frame.state_spec` says of one point, for each of its points."""
-    if isinstance(frame, Identity):
-        return {}
-    batch = space.batch_shape(shape)
-    spec = frame.state_spec(point_shape(space, shape), dtype)
-    return {key: (kept if key in _COUNTS else (*batch, *kept), kind) for key, (kept, kind) in spec.items()}
-
-
-def point_shape(space: Space, shape: torch.Size) -> torch.Size:
-    """The shape of those coordinates of one point that a frame works on."""
-    coords = space.framed(space.points(torch.empty(1, *shape, device="meta")))
-    return coords.shape[1 + len(space.batch_shape(shape)) :]
-
+from metrize.step.assignment import OF_PARAMETER
 
 @dataclasses.dataclass
-class Framing:
+class Framed:
     """One step of a frame on a batch.
 
     Args:
@@ -51,7 +33,7 @@ class Framing:
     averages: Averages
 
     def __post_init__(self) -> None:
-        self.idle = isinstance(self.frame, Identity)
+        self.idle = self.frame.trivial
         self._state = (
             self.state if self.idle or not self.batch else {k: self._each(k, v) for k, v in self.state.items()}
         )
@@ -111,6 +93,6 @@ class Framing:
         return part.flatten(0, len(self.batch)) if self.batch else part
 
     def _each(self, key: str, value: Tensor) -> Tensor:
-        if key in _COUNTS:
+        if key in OF_PARAMETER:
             return value.repeat_interleave(math.prod(self.batch))
         return value.flatten(0, len(self.batch)) if value.ndim > len(self.batch) else value

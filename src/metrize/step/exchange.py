@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrize.bucket import Bucket
 from metrize.recipe import parse_recipe
-from metrize.seams import Seam
+from metrize.step.bucket import Bucket
+from metrize.step.windows import ShardSpan
 
 
 class Exchange:
     """One process: every sum is complete and every tensor whole."""
 
-    def work(self, p: Tensor) -> Tensor | None:
+    def local_target(self, p: Tensor) -> Tensor | None:
         """What this process steps for a parameter; None where another process steps it."""
         return p
 
-    def counts(self, p: Tensor) -> bool:
-        """Whether this process adds what it measures of a parameter to the sums, or another one does."""
+    def contributes(self, p: Tensor) -> bool:
+        """Whether this process adds its measurement of a parameter to the sums; exactly one replica does."""
         return True
 
-    def seam(self, p: Tensor) -> Seam | None:
+    def span(self, p: Tensor) -> ShardSpan | None:
         """Where what this process steps lies in the whole parameter, if it is a part."""
         return None
 
@@ -47,7 +47,7 @@ class Exchange:
         """Bring the new parameters back."""
 
 
-def settle_sums(groups: Sequence[dict[str, Any]], buckets: Sequence[Bucket], exchange: Exchange) -> None:
+def reduce_statistics(groups: Sequence[dict[str, Any]], buckets: Sequence[Bucket], exchange: Exchange) -> None:
     """Sum what the buckets measured over the scopes of their step sizes, and tell each its sum."""
     totals: dict[Any, Tensor] = {}
     for group in groups:  # and not by bucket: all processes have the same groups
@@ -56,12 +56,12 @@ def settle_sums(groups: Sequence[dict[str, Any]], buckets: Sequence[Bucket], exc
             totals[_scope(group)] = torch.zeros(step_size.sums, dtype=torch.float64)
     for bucket in buckets:
         share = bucket.statistics()
-        if share is not None and bucket.counts:
+        if share is not None and bucket.contributes:
             totals[_scope(bucket.group)] = totals[_scope(bucket.group)].to(share.device) + share
     exchange.sum(list(totals.values()))
     for bucket in buckets:
         if _scope(bucket.group) in totals:
-            bucket.settle(totals[_scope(bucket.group)])
+            bucket.receive(totals[_scope(bucket.group)])
 
 
 def _scope(group: dict[str, Any]) -> Any:

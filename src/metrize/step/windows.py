@@ -13,7 +13,7 @@ _WINDOW = 64  # entries; a multiple of the length of any vector register
 
 
 @dataclasses.dataclass(frozen=True)
-class Seam:
+class ShardSpan:
     """Where a part lies in the whole tensor, by entries in memory order.
 
     A one-pass kernel takes entries by the vector and the last few of a tensor one by one, and the two may round
@@ -28,7 +28,7 @@ class Seam:
     start: int
     total: int
 
-    def lend(self, part: Tensor) -> list[Tensor]:
+    def pieces(self, part: Tensor) -> list[Tensor]:
         """The part in pieces that a kernel may change: its inner windows in place, and copies of windows at its ends.
 
         Args:
@@ -40,7 +40,7 @@ class Seam:
             for first, end, copied in self._cuts(len(flat))
         ]
 
-    def take_back(self, part: Tensor, pieces: list[Tensor]) -> None:
+    def write_back(self, part: Tensor, pieces: list[Tensor]) -> None:
         """Keep what a kernel made of the copies."""
         flat = part.as_strided((part.numel(),), (1,))
         for (first, end, copied), piece in zip(self._cuts(len(flat)), pieces, strict=True):
@@ -72,7 +72,7 @@ State = dict[str, list[Tensor]]
 
 
 def by_windows(
-    seams: Sequence[Seam],
+    spans: Sequence[ShardSpan],
     params: list[Tensor],
     grads: list[Tensor],
     state: State,
@@ -81,24 +81,24 @@ def by_windows(
     """Call a kernel on the pieces of all members, and keep what it did to copies.
 
     Args:
-        seams: where each member lies.
+        spans: where each member lies.
         params: the parts, changed in place.
         grads: of the parts.
         state: of the parts, by key; numbers are given with each piece.
         kernel: takes parameters, gradients and state.
     """
     kept = {"param": params} | {key: values for key, values in state.items() if values[0].ndim}
-    lent = {key: [seam.lend(t) for seam, t in zip(seams, values, strict=True)] for key, values in kept.items()}
+    lent = {key: [span.pieces(t) for span, t in zip(spans, values, strict=True)] for key, values in kept.items()}
     counts = [len(pieces) for pieces in lent["param"]]
     numbers = {key: _repeated(state[key], counts) for key in state.keys() - kept.keys()}
     joined = {key: list(itertools.chain.from_iterable(pieces)) for key, pieces in lent.items()}
     pieces = joined.pop("param")
-    gradients = [piece for seam, grad in zip(seams, grads, strict=True) for piece in seam.lend(grad)]
+    gradients = [piece for span, grad in zip(spans, grads, strict=True) for piece in span.pieces(grad)]
     if pieces:
         kernel(pieces, gradients, joined | numbers)
     for key, parts in kept.items():
-        for seam, part, own in zip(seams, parts, lent[key], strict=True):
-            seam.take_back(part, own)
+        for span, part, own in zip(spans, parts, lent[key], strict=True):
+            span.write_back(part, own)
 
 
 def _repeated(values: list[Tensor], counts: list[int]) -> list[Tensor]:

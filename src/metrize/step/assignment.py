@@ -1,0 +1,269 @@
+"""One recipe on one kind of tensor, and all that follows from the two."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Collection
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from metrize.decay import Decay
+from metrize.moments import Moments, Slot
+from metrize.part import Spec, offers
+from metrize.recipe import Recipe, parse_recipe
+from metrize.rules import Kernel, Metric, Rule
+from metrize.rules.base import Pass
+from metrize.spaces import Space
+from metrize.spaces.base import compute_dtype
+from metrize.step.group import space_of
+
+Memory = Literal["contiguous", "dense", "gaps"]
+"""How a tensor lies in memory: in the order of its dimensions, in another one, or with gaps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """What a recipe says about one kind of tensor; asked once for all tensors alike, and read by everyone.
+
+    Executors, the memory predictor, sharding and checkpoints all read this one value, so that no two of them can come
+    to different answers.
+
+    Args:
+        recipe: of the parameter group.
+        space: where the tensor lives.
+        shape: of the whole tensor; complex numbers count as pairs.
+        stored: dtype of the parameter, of one number of the pair where it is complex.
+        device: type of the device.
+        memory: how the tensor lies in memory.
+        variant: what in the numbers of the group decides how the rule is carried out.
+        numbers: of a group with that variant.
+    """
+
+    recipe: Recipe
+    space: Space
+    shape: torch.Size
+    stored: torch.dtype
+    device: str
+    memory: Memory
+    variant: Any
+    numbers: dict[str, Any] = dataclasses.field(compare=False, repr=False)
+
+    @functools.cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the arithmetic."""
+        return compute_dtype(self.stored)
+
+    @functools.cached_property
+    def numel(self) -> int:
+        """Numbers of the tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the parameter has fewer bits than the arithmetic."""
+        return self.stored != self.dtype
+
+    @property
+    def master(self) -> bool:
+        """A point rounded to 16 bits is off its space by a percent, so the point itself is kept apart."""
+        return not self.space.flat and self.narrow
+
+    @functools.cached_property
+    def decay(self) -> Decay:
+        """The convention of weight decay."""
+        return self.recipe.convention
+
+    @functools.cached_property
+    def batch(self) -> tuple[int, ...]:
+        """Leading dimensions that count points within one parameter."""
+        return self.space.batch_shape(self.shape)
+
+    @functools.cached_property
+    def points(self) -> torch.Size:
+        """The shape of a parameter seen as points: ``[*batch, *point]``."""
+        return self._seen.shape[1:]
+
+    @functools.cached_property
+    def framed(self) -> torch.Size:
+        """The shape of those coordinates of one point that a frame works on."""
+        return self.space.framed(self._seen).shape[1 + len(self.batch) :]
+
+    @functools.cached_property
+    def coords(self) -> torch.Size:
+        """The shape of one parameter's coordinates in the frame."""
+        return self.recipe.frame.shape(self.points)
+
+    @functools.cached_property
+    def metric(self) -> Metric:
+        """What the rule may know of the space."""
+        free = math.prod(self.recipe.frame.shape(self.shape)) if self.space.flat else self.space.dim(self.shape)
+        return Metric(self.space.sq_norm, max(1, free))  # of an empty tensor it is 0
+
+    @functools.cached_property
+    def slots(self) -> dict[str, Slot]:
+        """The averages, by name: of the parameter's shape and seen through the space, or of the frame's shape."""
+        kept, points = (self.shape, self.space.points) if self.recipe.frame.trivial else (self.coords, _as_they_are)
+        kinds = self.recipe.rule.averages_of(kept, self.numbers)
+        return {name: Slot(name, kind, kept, self.dtype, points) for name, kind in kinds.items()}
+
+    @functools.cached_property
+    def storages(self) -> dict[str, Moments]:
+        """The storage that each average really has."""
+        return {name: self.recipe.moments.of(slot.shape, slot.kind) for name, slot in self.slots.items()}
+
+    @functools.cached_property
+    def declared(self) -> dict[str, Spec]:
+        """Everything that is kept for one parameter, by the part that declares it."""
+        recipe, space, shape = self.recipe, self.space, self.shape
+        averages: Spec = {}
+        for name, storage in self.storages.items():
+            slot = self.slots[name]
+            averages |= storage.state_spec(name, slot.shape, self.dtype, slot.kind)
+        return {
+            "optimizer": {"step": ((), torch.float32)} | ({"master": (tuple(shape), self.dtype)} if self.master else {}),
+            "rounding": recipe.rounding.state_spec(shape, self.stored) if space.flat else {},
+            "space": space.state_spec(shape, self.stored),
+            "frame": self._frame_spec(),
+            "moments": averages,
+            "rule": recipe.rule.small_spec(self.coords, self.batch, self.dtype, self.numbers),
+            "step_size": recipe.step_size.state_spec(shape, self.dtype),
+        }
+
+    @functools.cached_property
+    def spec(self) -> Spec:
+        """`declared` as one: key -> (shape, dtype). Allocation, memory reports and checkpoints read this."""
+        return {key: kept for part in self.declared.values() for key, kept in part.items()}
+
+    @functools.cached_property
+    def passes(self) -> tuple[Pass, ...]:
+        """How the rule goes through a tensor in pieces; empty where it cannot."""
+        ahead = frozenset(name for name, storage in self.storages.items() if storage.ahead)
+        return passes_of(self.recipe.rule, self.numbers, ahead)
+
+    @functools.cached_property
+    def elementwise(self) -> bool:
+        """Whether any part of the tensor can be stepped without the rest, but for the sums of the step size."""
+        recipe = self.recipe
+        alone = recipe.frame.trivial and recipe.step_size.by_entry and self.decay.elementwise
+        if not (self.plain and alone and offers(recipe.rule, "elementwise", "direction")
+            and recipe.rule.elementwise(self.numbers)):
+            return False
+        return all(storage.elementwise for storage in self.storages.values()) and not any(map(is_seed, self.spec))
+
+    @functools.cached_property
+    def kernel(self) -> Kernel | None:
+        """Torch's one-pass kernel for exactly this update of a vector space, given averages in memory."""
+        return self.recipe.kernel(self.numbers) if self.plain else None
+
+    @functools.cached_property
+    def plain(self) -> bool:
+        """Whether lift is the identity and move is addition, so that neither has to be called."""
+        return self.space.flat and offers(self.space, "flat", "lift", "move_", "section_at")
+
+    @functools.cached_property
+    def frame_moves(self) -> bool:
+        """Whether the frame moves the points itself."""
+        return self.recipe.frame.moves and self.plain and not self.decay.needs_velocity
+
+    @functools.cached_property
+    def flops(self) -> float:
+        """Multiplications of a step, roughly: those of the frame, or else products with the shorter side."""
+        short = min(math.prod(self.shape[1:]), self.shape[0]) if len(self.shape) > 1 else 0
+        return self.numel + (self.recipe.frame.work(self.shape) or self.numel * short)
+
+    @functools.cached_property
+    def refresh(self) -> float:
+        """Work of one refresh of the frame's basis, in any unit."""
+        return self.recipe.frame.cost(self.framed)
+
+    @functools.cached_property
+    def _seen(self) -> Tensor:
+        return self.space.points(torch.empty(1, *self.shape, device="meta"))
+
+    def _frame_spec(self) -> Spec:
+        """What `Frame.state_spec` says of one point, for each of the points; counts are of the parameter."""
+        if self.recipe.frame.trivial:
+            return {}
+        spec = self.recipe.frame.state_spec(self.framed, self.dtype)
+        return {key: (kept if key in OF_PARAMETER else (*self.batch, *kept), kind) for key, (kept, kind) in spec.items()}
+
+
+def assign(group: dict[str, Any], index: int, work: Tensor | None = None) -> Assignment:
+    """The assignment of one parameter of a group; that of equal ones is asked for once.
+
+    Args:
+        group: the parameter group.
+        index: place of the parameter in it.
+        work: what is stepped in the parameter's stead, such as the part that this process holds.
+    """
+    p = group["params"][index] if work is None else work
+    recipe = parse_recipe(group["recipe"])
+    return assignment_of(recipe, space_of(group, index, recipe), p, group)
+
+
+def assignment_of(recipe: Recipe, space: Space, p: Tensor, numbers: dict[str, Any]) -> Assignment:
+    """The assignment of a recipe on a tensor.
+
+    Args:
+        recipe: what trains it.
+        space: where it lives.
+        p: the tensor, of which no number is looked at.
+        numbers: of the parameter group.
+    """
+    variant = recipe.rule.variant(numbers)
+    key = (recipe, space, p.shape, p.dtype, p.device.type, _memory(p), variant)
+    found = _KNOWN.get(key)
+    if found is None:
+        if len(_KNOWN) >= _MOST:
+            _KNOWN.clear()
+        found = _KNOWN[key] = Assignment(recipe, space, *_traits(p), variant, dict(numbers))
+    return found
+
+
+_KNOWN: dict[Any, Assignment] = {}
+_MOST = 4096  # kinds of tensors; far more than a model has
+
+
+def _traits(p: Tensor) -> tuple[torch.Size, torch.dtype, str, Memory]:
+    seen = as_real(p)
+    return seen.shape, seen.dtype, p.device.type, _memory(p)
+
+
+def _memory(p: Tensor) -> Memory:
+    if p.is_contiguous():
+        return "contiguous"
+    return "dense" if torch.empty_like(p, device="meta").stride() == p.stride() else "gaps"
+
+
+def _as_they_are(stack: Tensor) -> Tensor:
+    return stack
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs, which is what the arithmetic sees."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+OF_PARAMETER = ("step", "phase")
+"""State that a frame keeps for a parameter and not for each of its points."""
+
+_HOST = ("step", "phase", "failures", "seed")
+
+
+def on_host(key: str) -> bool:
+    """Whether a state is a count that decides what to compute, so that reading it must not wait for a device."""
+    return key.rpartition(".")[2] in _HOST
+
+
+def is_seed(key: str) -> bool:
+    """Whether a state is a seed, so that what it leads to depends on the place of every entry."""
+    return key.rpartition(".")[2] == "seed"
+
+
+def passes_of(rule: Rule, numbers: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
+    """The rule's passes; none where a subclass overrides `direction` and not `passes`."""
+    return rule.passes(numbers, ahead) if offers(rule, "passes", "direction") else ()

@@ -1,0 +1,114 @@
+"""Buckets: parameters that are stepped together, and the phases of a step. Executors are the kinds of buckets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrize.step.assignment import Assignment, as_real
+from metrize.step.group import name_of
+from metrize.step.state import State
+from metrize.step.windows import ShardSpan
+
+
+@dataclasses.dataclass
+class Bucket:
+    """Parameters of one group with one assignment, as an executor steps them.
+
+    A step visits all buckets phase by phase, so that what must cross processes can cross in one message for the whole
+    model: `gather` (take the gradients) - `statistics` (small sums every process must agree on) - `receive` (those
+    sums) - `apply`. No parameter is changed before `apply`.
+
+    Args:
+        assignment: of all members, or of the first where shapes may differ.
+        group: the parameter group, whose numbers are read at every step.
+        indices: places of the members in the group.
+        params: what is stepped for each member: the parameter itself, or what this process steps in its stead.
+        states: state of each member.
+        contributes: whether this process adds what it measures of the members to sums, or another one does.
+        spans: where each member lies in its whole tensor, if they are parts.
+    """
+
+    assignment: Assignment
+    group: dict[str, Any]
+    indices: list[int]
+    params: list[Tensor]
+    states: list[State]
+    contributes: bool = True
+    spans: Sequence[ShardSpan] = ()
+
+    def __post_init__(self) -> None:
+        self.recipe, self.space = self.assignment.recipe, self.assignment.space
+        self.present: list[int] = []
+        self.gradients: list[Tensor] = []
+        # wrappers may keep things of their own in the same dicts
+        self.keys = list(self.assignment.spec)
+        self.arrange()
+        # kept alive, so that no later tensor is taken for one of these
+        self.arranged = [[state[key] for key in self.keys] for state in self.states]
+
+    @classmethod
+    def accepts(cls, assignment: Assignment) -> bool:
+        """Whether this executor can take the step of such a tensor."""
+        raise NotImplementedError
+
+    @classmethod
+    def together(cls, assignment: Assignment) -> Any:
+        """What tensors must have in common to be in one bucket; None: this one stays alone."""
+        return assignment
+
+    @classmethod
+    def temporary(cls, assignment: Assignment) -> tuple[int, int]:
+        """Bytes that one member adds to the temporaries of a step, and the most that these can be in one bucket.
+
+        An estimate from above.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def counts_on(cls, target: Tensor) -> torch.device:
+        """The device of counts: the host's, where reading them waits for nothing."""
+        return torch.device("cpu")
+
+    def arrange(self) -> None:
+        """Lay the states out as the kernels want them."""
+
+    def gather(self, among: Sequence[int] | None = None) -> None:
+        """Take the gradients there are; a member without one keeps its own count of steps.
+
+        Args:
+            among: members to look at; None: all.
+
+        Raises:
+            TypeError: a sparse gradient, by name.
+        """
+        self.present, self.gradients = [], []
+        for i in range(len(self.params)) if among is None else among:
+            grad = self.params[i].grad
+            if grad is not None:
+                if grad.layout != torch.strided:
+                    raise TypeError(_sparse(name_of(self.group, self.indices[i]), grad))
+                self.present.append(i)
+                self.gradients.append(as_real(grad.resolve_conj()))
+
+    def statistics(self) -> Tensor | None:
+        """This bucket's share of a sum over the scope of its step size, to be complete before `apply`."""
+        return None
+
+    def receive(self, total: Tensor) -> None:
+        """Take in the sum of `statistics` over the whole scope and over all processes."""
+
+    def apply(self) -> None:
+        """Write the new values of averages and parameters, and let go of the gradients."""
+        raise NotImplementedError
+
+
+def _sparse(name: str, grad: Tensor) -> str:
+    return (
+        f"parameter {name!r} has a sparse gradient ({grad.layout}), which no rule here can use; "
+        "build its module with sparse=False, or train it with torch.optim.SparseAdam"
+    )

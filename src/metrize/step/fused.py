@@ -1,0 +1,99 @@
+"""The executor for updates that torch has a one-pass kernel for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrize.step.assignment import Assignment, as_real
+from metrize.step.bucket import Bucket
+from metrize.step.sizes import chunk_size
+from metrize.step.windows import by_windows
+
+
+class Fused(Bucket):
+    """Vector spaces whose update is exactly one of torch's one-pass kernels; shapes may differ."""
+
+    @classmethod
+    def accepts(cls, assignment: Assignment) -> bool:
+        recipe, device = assignment.recipe, assignment.device
+        if assignment.kernel is None or not recipe.step_size.given or device not in ("cpu", "cuda", "meta"):
+            return False
+        return assignment.memory != "gaps" and recipe.moments.in_place(assignment.dtype)
+
+    @classmethod
+    def together(cls, assignment: Assignment) -> Any:
+        return assignment.space, assignment.stored, assignment.variant
+
+    @classmethod
+    def temporary(cls, assignment: Assignment) -> tuple[int, int]:
+        """Wide copies of 16-bit parameters and gradients; one chunk is made while the last one goes."""
+        each = 2 * assignment.dtype.itemsize if assignment.narrow else 0
+        return each * assignment.numel, 2 * each * chunk_size(assignment.device)
+
+    @classmethod
+    def counts_on(cls, target: Tensor) -> torch.device:
+        return target.device  # where the kernel reads them
+
+    def arrange(self) -> None:
+        for p, state in zip(self.params, self.states, strict=True):
+            like = as_real(p.detach())
+            for key in self.keys:
+                value = state[key]
+                if value.shape == like.shape and value.stride() != like.stride():
+                    state[key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        self._state = {key: [state[key] for state in self.states] for key in self.keys}
+
+    def apply(self) -> None:
+        if not self.present:
+            return
+        params = [as_real(self.params[i]) for i in self.present]
+        grads = [_like(grad, p) for grad, p in zip(self.gradients, params, strict=True)]
+        state = {key: [values[i] for i in self.present] for key, values in self._state.items()}
+        self.gradients = []
+        torch._foreach_add_(state["step"], 1)
+        step = self._widened if self.assignment.narrow else self._kernel
+        if self.spans:
+            by_windows([self.spans[i] for i in self.present], params, grads, state, step)
+        else:
+            step(params, grads, state)
+        torch.autograd.graph.increment_version([self.params[i] for i in self.present])
+
+    def _kernel(self, params: list[Tensor], grads: list[Tensor], state: dict[str, list[Tensor]]) -> None:
+        assert self.assignment.kernel is not None
+        self.assignment.kernel(params, grads, state, self.group)
+
+    def _widened(self, params: list[Tensor], grads: list[Tensor], state: dict[str, list[Tensor]]) -> None:
+        """16-bit parameters: the same kernel on float32 copies of a chunk at a time, rounded once."""
+        rounding = self.recipe.rounding
+        for i, p in enumerate(params):
+            single = {key: values[i] for key, values in state.items()}
+            averages = {key: _flat(value) for key, value in single.items() if value.shape == p.shape}
+            size = chunk_size(p.device.type)
+            for piece, at in enumerate(range(0, p.numel(), size)):
+                cut = slice(at, at + size)
+                rest = averages["rounding.rest"][cut] if "rounding.rest" in averages else None
+                wide, grad = rounding.widen(_flat(p)[cut], rest), _flat(grads[i])[cut].float()
+                pieces = {key: [value[cut]] for key, value in averages.items()} | {"step": [single["step"]]}
+                self._kernel([wide], [grad], pieces)
+                rounding.narrow_(_flat(p)[cut], wide, rest, rounding.draw(single, piece))
+
+
+def _like(grad: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient in the parameter's memory layout, which the one-pass kernels take for granted.
+
+    Its own dtype is kept where the step is taken on wide copies: a float32 gradient of a 16-bit parameter is not
+    rounded first.
+    """
+    narrow = parameter.dtype in (torch.bfloat16, torch.float16)
+    dtype = grad.dtype if narrow else parameter.dtype
+    if grad.stride() == parameter.stride() and grad.dtype == dtype:
+        return grad
+    return torch.empty_like(parameter, dtype=dtype).copy_(grad)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """All numbers in memory order; a view, for tensors without gaps."""
+    return tensor.as_strided((tensor.numel(),), (1,))

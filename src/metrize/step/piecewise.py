@@ -1,0 +1,178 @@
+"""The executor for vector spaces whose tensors are stepped piece by piece."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrize.moments import Cut, boxes
+from metrize.step.assignment import Assignment, as_real
+from metrize.step.batch import Batch
+from metrize.step.bucket import Bucket
+from metrize.step.journey import Trip, descent, journey, per_member, stack
+from metrize.step.pieces import Pieces
+from metrize.step.sizes import batched_size, piece_size
+from metrize.step.state import State, stacked
+from metrize.step.windows import by_windows
+
+
+class Piecewise(Bucket):
+    """Small equal tensors in batches of bounded size; a large one piece by piece.
+
+    Averages are read, updated, used and written for one piece before the next is looked at, so that the temporaries of
+    a step are as large as a few pieces, and stay in cache.
+    """
+
+    @classmethod
+    def accepts(cls, assignment: Assignment) -> bool:
+        recipe, storages = assignment.recipe, assignment.storages
+        alone = recipe.frame.trivial and recipe.step_size.piecewise and assignment.decay.elementwise
+        if not (assignment.plain and alone and assignment.passes and assignment.memory == "contiguous"):
+            return False
+        if assignment.declared["rule"]:
+            return False
+        revisited = recipe.rule.revisits(assignment.numbers)
+        return (
+            all(storage.streams for storage in storages.values())
+            and all(storages[name].rereads for name in revisited if name in storages)
+            and len({storage.layout(assignment.shape) for storage in storages.values()} - {None}) < 2
+        )
+
+    @classmethod
+    def together(cls, assignment: Assignment) -> Any:
+        return assignment if assignment.numel <= batched_size(assignment.device) else None
+
+    @classmethod
+    def temporary(cls, assignment: Assignment) -> tuple[int, int]:
+        """Copies of a piece, and wide ones of 16-bit parameters and gradients."""
+        each = assignment.dtype.itemsize
+        most = 10 * each * piece_size(assignment.device, assignment.numel)
+        return (10 + 2 * assignment.narrow) * each * assignment.numel, most
+
+    def arrange(self) -> None:
+        for state in self.states:
+            for key in self.keys:
+                state[key] = state[key].contiguous()
+        self._stack = {key: stacked(self.states, key) for key in self.keys}
+        a = self.assignment
+        self._size = piece_size(a.device, a.numel)
+        # sums over the model are made by rows
+        any_layout = tuple(a.shape) if self.recipe.step_size.scope is not None else (a.numel,)
+        layout = next(filter(None, (storage.layout(a.shape) for storage in a.storages.values())), any_layout)
+        align = math.lcm(*(storage.align for storage in a.storages.values()))
+        self._cuts = boxes(layout, self._size, align)
+        self._large = self.params[0].numel() > self._size
+        lent = all(storage.lends for storage in a.storages.values())
+        self._kernel = a.kernel if lent and a.device in ("cpu", "cuda") else None
+
+    def statistics(self) -> Tensor | None:
+        if self.recipe.step_size.scope is None or not self.present or not self.params[0].numel():
+            return None
+        if self._large:
+            shares = [share for i, grad in self._members() for share in self._measured(i, grad)]
+        else:
+            shares = [batch.measure() for batch in self._batches()]
+        return torch.stack(shares).sum(0)
+
+    def receive(self, total: Tensor) -> None:
+        for i in self.present:
+            self.recipe.step_size.receive(total, self._row(i), self.group)
+
+    def apply(self) -> None:
+        if self._large:
+            for i, grad in self._members():
+                self._go_through(i, grad)
+        else:
+            for batch in self._batches():
+                batch.step()
+        torch.autograd.graph.increment_version([self.params[i] for i in self.present])
+        self.gradients = []
+
+    def _measured(self, i: int, grad: Tensor) -> Iterator[Tensor]:
+        """What the step size adds up over the model, piece by piece."""
+        wide, state = as_real(self.params[i]).unsqueeze(0), self._row(i)
+        grad, rest = grad.contiguous().unsqueeze(0), state.get("rounding.rest")
+        step_size = self.recipe.step_size
+        kept = ["step", *self.assignment.declared["step_size"]]
+        for cut in self._cuts:
+            points = self._widened(cut.of(wide), None if rest is None else cut.of(rest))
+            own = {key: cut.of(state[key]) if state[key].shape == wide.shape else state[key] for key in kept}
+            grad_piece = descent(self.assignment, cut.of(grad), points, self.group)
+            yield step_size.measure(grad_piece, points, own, self.group)
+
+    def _members(self) -> Iterator[tuple[int, Tensor]]:
+        yield from zip(self.present, self.gradients, strict=True)
+
+    def _row(self, i: int) -> State:
+        return {key: value[i : i + 1] for key, value in self._stack.items()}
+
+    def _batches(self) -> Iterator[Batch]:
+        """Members, gradients and states that lie side by side, as many as make up a piece."""
+        most = max(1, self._size // max(1, self.params[0].numel()))
+        at = 0
+        while at < len(self.present):
+            first, end = self.present[at], at + 1
+            while end < len(self.present) and end - at < most and self.present[end] == first + end - at:
+                end += 1
+            state = {key: value[first : first + end - at] for key, value in self._stack.items()}
+            params = [self.params[i] for i in self.present[at:end]]
+            yield Batch(self.assignment, self.group, params, stack(self.gradients[at:end]), state, bool(self.spans))
+            at = end
+
+    def _go_through(self, i: int, grad: Tensor) -> None:
+        """One journey of a large tensor."""
+        a, whole = self.assignment, as_real(self.params[i]).unsqueeze(0)
+        grad, state = grad.contiguous().unsqueeze(0), self._row(i)
+        state["step"].add_(1)
+        averages = Pieces(self.recipe.moments, state, a.slots)
+        trip = self._trip(whole, state, averages)
+        for look in a.passes[:-1]:
+            for cut in averages.along(self._cuts):
+                trip.look(look, descent(a, cut.of(grad), cut.of(whole), self.group))
+        rounding, rest = self.recipe.rounding, state.get("rounding.rest")
+        for piece, cut in enumerate(averages.along(self._cuts)):
+            points, left = cut.of(whole), None if rest is None else cut.of(rest)
+            wide = self._widened(points, left)
+            if self._kernel is None:
+                journey(trip, wide, descent(a, cut.of(grad), wide, self.group))
+            else:
+                self._fused_(trip, i, wide, cut.of(grad).to(a.dtype))
+            if a.narrow:
+                rounding.narrow_(points, wide, left, rounding.draw({key: v[0] for key, v in state.items()}, piece))
+        averages.close()
+
+    def _trip(self, whole: Tensor, state: State, averages: Pieces) -> Trip:
+        a, recipe = self.assignment, self.recipe
+        one = torch.empty(1, dtype=a.dtype, device=whole.device)
+        rate = per_member(recipe.step_size.rate(whole, state, self.group), one)
+        rate = float(rate) if whole.device.type == "cpu" else rate
+        length = rate * per_member(recipe.rule.gain(averages.step, self.group), one)
+        last = a.passes[-1]
+        return Trip(a, self.group, state, averages, last, rate, length, fused=not a.decay.after_step)
+
+    def _widened(self, points: Tensor, rest: Tensor | None) -> Tensor:
+        return self.recipe.rounding.widen(points, rest) if self.assignment.narrow else points
+
+    def _fused_(self, trip: Trip, i: int, points: Tensor, grad: Tensor) -> None:
+        """Torch's own kernel, on a piece whose averages are read before it and written after it."""
+        averages: Pieces = trip.averages
+        lent, step = averages.lend(), trip.state["step"].to(points.device)
+        state = {name: [average] for name, average in lent.items()} | {"step": [step[0]]}
+        grad, numbers = trip.seen(grad)
+        numbers = numbers if self.recipe.step_size.given else {**numbers, "lr": trip.rate}
+
+        def kernel(params: list[Tensor], grads: list[Tensor], own: dict[str, list[Tensor]]) -> None:
+            assert self._kernel is not None
+            self._kernel(params, grads, own, numbers)
+
+        if self.spans:
+            span = dataclasses.replace(self.spans[i], start=self.spans[i].start + averages.cut.start)
+            by_windows([span], [points], [grad], state, kernel)
+        else:
+            kernel([points], [grad], state)
+        averages.write_back(lent)

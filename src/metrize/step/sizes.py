@@ -1,0 +1,19 @@
+"""How much is worked on at a time, by the kind of device."""
+
+from __future__ import annotations
+
+
+
+def piece_size(device: str, numel: int) -> int:
+    """Numbers of a piece of a tensor: few enough to stay in a core's cache, or to be small beside it on a device."""
+    return 2**17 if device == "cpu" else max(2**20, numel // 8)
+
+
+def chunk_size(device: str) -> int:
+    """Numbers of a 16-bit parameter that are widened at a time."""
+    return 2**24 if device == "cuda" else 2**18
+
+
+def batched_size(device: str) -> int:
+    """Numbers of a tensor that is still worth copying into a batch with its equals."""
+    return 2**18

@@ -1,0 +1,72 @@
+"""State of parameters: its allocation, and equal states lying in one stack."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metrize.part import Spec
+from metrize.step.assignment import Assignment, as_real, on_host
+
+State = dict[str, Tensor]
+
+
+@torch.no_grad()
+def new_state(assignment: Assignment, parameter: Tensor, counts: torch.device) -> State:
+    """Allocate the declared state of one parameter and fill what starts from its value.
+
+    Args:
+        assignment: of the parameter.
+        parameter: whose state it is.
+        counts: the device of counts.
+    """
+    space = assignment.space
+    state: State = {}
+    like = as_real(parameter.detach())
+    for key, (shape, dtype) in assignment.spec.items():
+        if on_host(key):
+            state[key] = torch.zeros(shape, dtype=dtype, device=counts)
+        elif shape == tuple(like.shape):
+            state[key] = torch.zeros_like(like, dtype=dtype)  # with the parameter's memory layout
+        else:
+            state[key] = torch.zeros(shape, dtype=dtype, device=parameter.device)
+    if "master" in state:
+        state["master"].copy_(like)  # and not its projection: a step of length zero must not change the parameter
+    wide = {key: value.unsqueeze(0) for key, value in state.items()}
+    start = state.get("master", like).unsqueeze(0)
+    space.init_state(space.points(start), wide)
+    assignment.recipe.step_size.init_state(start, wide)
+    return state
+
+
+def placeholder(spec: Spec) -> State:
+    """The state of a process that does not step a parameter: the keys, which frameworks look at, and the counts."""
+    return {key: torch.zeros(shape if on_host(key) else (0,), dtype=dtype) for key, (shape, dtype) in spec.items()}
+
+
+def stacked(states: list[State], key: str) -> Tensor:
+    """The tensors of one key as ``[B, *shape]``, and each state's own tensor a view of that stack.
+
+    A single state is its own stack. States that already lie side by side in memory, as after a deepcopy, are not moved.
+    """
+    tensors = [state[key] for state in states]
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first.unsqueeze(0)
+    if _side_by_side(tensors):
+        return first.as_strided((len(tensors), *first.shape), (first.numel(), *first.stride()))
+    stack = torch.stack(tensors)
+    for state, row in zip(states, stack, strict=True):
+        state[key] = row
+    return stack
+
+
+def _side_by_side(tensors: list[Tensor]) -> bool:
+    first, size = tensors[0], tensors[0].numel()
+    storage = first.untyped_storage().data_ptr()
+    return first.is_contiguous() and all(
+        t.untyped_storage().data_ptr() == storage
+        and t.storage_offset() == first.storage_offset() + i * size
+        and t.stride() == first.stride()
+        for i, t in enumerate(tensors)
+    )

@@ -24,6 +24,9 @@ class Decay(Part):
     elementwise: ClassVar[bool] = True
     """Whether each entry shrinks by itself."""
 
+    adds: ClassVar[bool] = False
+    """Whether it is part of the gradient."""
+
     after_step: ClassVar[bool] = False
     """Whether it waits for the step."""
 
@@ -110,6 +113,8 @@ class ConstrainedDecay(DecoupledDecay):
 @dataclasses.dataclass(frozen=True)
 class L2Decay(Decay):
     """``g <- g + weight_decay p``, the gradient of the penalised loss."""
+
+    adds: ClassVar[bool] = True
 
     def added(self, grad: Tensor, stack: Tensor, space: Space, numbers: dict[str, Any]) -> Tensor:
         return grad.add(stack, alpha=float(numbers["weight_decay"])) if self.acts(numbers) and not space.compact else grad

@@ -65,6 +65,7 @@ class Optimizer(torch.optim.Optimizer):
     _buckets: list[Bucket] | None = None  # derived; rebuilt whenever parameters, spaces or recipes change
     _exchange = Exchange()
     _signature: list[Any] | None = None
+    _measures = False
 
     def __init__(
         self,
@@ -159,6 +160,7 @@ class Optimizer(torch.optim.Optimizer):
             self._exchange = _exchange_of(self.param_groups)
             self._buckets = assemble(self.param_groups, self.state, self._exchange)
             self._signature = self._sign()
+            self._measures = any(recipe.step_size.scope is not None for recipe in self.recipes())
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -227,10 +229,12 @@ class Optimizer(torch.optim.Optimizer):
         if not self._exchange.open(self._finite()):
             self._skip()
             return
-        for bucket in self.buckets:
+        buckets = self.buckets
+        for bucket in buckets:
             bucket.gather()
-        reduce_statistics(self.param_groups, self.buckets, self._exchange)
-        for bucket in self.buckets:
+        if self._measures:
+            reduce_statistics(self.param_groups, buckets, self._exchange)
+        for bucket in buckets:
             bucket.apply()
         self._exchange.close()
 

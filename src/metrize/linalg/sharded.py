@@ -27,4 +27,5 @@ def whole(tensor: Tensor) -> Tensor:
 
 def held(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process holds; all of it, where it is not sharded."""
-    return tensor._local_tensor if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    module: Any = sys.modules.get("torch.distributed.tensor")
+    return tensor._local_tensor if module is not None and isinstance(tensor, module.DTensor) else tensor

@@ -54,14 +54,13 @@ class Dense(Moments):
         return _DenseStream(slot, state[slot.name])
 
 
-@dataclasses.dataclass
 class _DenseStream(Stream):
-    slot: Slot
-    kept: Tensor
+    def __init__(self, slot: Slot, stored: Tensor) -> None:
+        self.slot, self.stored = slot, stored
 
     @property
     def fresh(self) -> bool:  # type: ignore[override]
-        return self.kept.dtype != self.slot.dtype
+        return self.stored.dtype != self.slot.dtype
 
     def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
         average = self.again(cut)
@@ -70,9 +69,9 @@ class _DenseStream(Stream):
         return average
 
     def give_back(self, cut: Cut, average: Tensor) -> None:
-        kept = cut.of(self.kept)
+        kept = cut.of(self.stored)
         if average.dtype != kept.dtype:
             kept.copy_(average)
 
     def again(self, cut: Cut) -> Tensor:
-        return cut.of(self.kept).to(self.slot.dtype)
+        return cut.of(self.stored).to(self.slot.dtype)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -63,17 +64,33 @@ class Cut:
         return (*(cut.stop - cut.start for cut in self.index), *self.layout[len(self.index) :])
 
 
-def boxes(layout: tuple[int, ...], size: int, align: int = 1) -> list[Cut]:
+class Boxes(list[Cut]):
+    """The boxes of a whole tensor, one after the other."""
+
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """Numbers of each."""
+        return [cut.stop - cut.start for cut in self]
+
+    def split(self, stack: Tensor) -> Sequence[Tensor]:
+        """All boxes of a contiguous stack of one tensor ``[1, *shape]``, as `Cut.of` gives them one by one."""
+        parts = stack.reshape(1, -1).split(self.sizes, 1)
+        if len(self[0].layout) == 1:
+            return parts
+        return [part.view(1, *cut.shape) for part, cut in zip(parts, self, strict=True)]
+
+
+def boxes(layout: tuple[int, ...], size: int, align: int = 1) -> Boxes:
     """A whole tensor, cut into boxes of about `size` numbers that begin at multiples of `align`."""
     behind = [math.prod(layout[i + 1 :]) for i in range(len(layout))]
     along = next((i for i, numbers in enumerate(behind) if numbers <= size), None)
     if along is None or (along and math.prod(layout[along:]) % align):
-        return [Cut(layout)]
+        return Boxes([Cut(layout)])
     step = align // math.gcd(align, behind[along])  # so many rows are a multiple of `align`
     rows = max(size // max(1, behind[along]) // step, 1) * step
     places = itertools.product(*(range(length) for length in layout[:along]))
     ranges = [slice(a, min(a + rows, layout[along])) for a in range(0, layout[along], rows)]
-    return [Cut(layout, (*(slice(i, i + 1) for i in place), piece)) for place in places for piece in ranges]
+    return Boxes(Cut(layout, (*(slice(i, i + 1) for i in place), piece)) for place in places for piece in ranges)
 
 
 class Stream:

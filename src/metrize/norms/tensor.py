@@ -30,7 +30,7 @@ class MaxEntry(Norm):
         return direction, self.dual_norm(x).to(direction.dtype)
 
     def direction(self, x: Tensor) -> Tensor:
-        return widened(x).sign()
+        return (x if x.dtype == torch.float32 else widened(x)).sign()
 
     def dual_norm(self, x: Tensor) -> Tensor:
         return in_rows(widened(x)).abs().sum(-1).double().sum(-1)

@@ -54,7 +54,7 @@ class Dualized(Rule):
         return self.norm.elementwise and self.length == "normalised"
 
     def _dual(self, u: Tensor, hyper: dict[str, Any]) -> Tensor:
-        radius = number(hyper["radius"])
+        radius = hyper["radius"]
         if self.length == "normalised":
             direction = self.norm.direction(u)
             return direction if radius == 1 else direction * radius
@@ -100,7 +100,7 @@ class Steepest(Dualized):
         return (self.direction,) if self.elementwise(hyper) else ()
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
-        momentum = number(hyper["momentum"])
+        momentum = hyper["momentum"]
         if not momentum:
             return self._dual(coords, hyper)
         exp_avg = averages.update("exp_avg", coords, momentum, 1 - momentum)
@@ -136,7 +136,7 @@ class Lion(Dualized):
         return (self.direction,) if self.elementwise(hyper) else ()
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
-        beta1, beta2 = (number(beta) for beta in hyper["betas"])
+        beta1, beta2 = hyper["betas"]
         u = averages.read("exp_avg").lerp(coords, 1 - beta1)
         averages.update("exp_avg", coords, beta2, 1 - beta2)
         return self._dual(u, hyper)

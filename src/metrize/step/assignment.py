@@ -20,6 +20,9 @@ from metrize.rules.base import Pass
 from metrize.spaces import Space
 from metrize.spaces.base import compute_dtype
 from metrize.step.group import space_of
+from metrize.step_sizes import StepSize
+
+_ACCESS = ("read", "write", "update")
 
 Memory = Literal["contiguous", "dense", "gaps"]
 """How a tensor lies in memory: in the order of its dimensions, in another one, or with gaps."""
@@ -167,7 +170,37 @@ class Assignment:
     @functools.cached_property
     def frame_moves(self) -> bool:
         """Whether the frame moves the points itself."""
-        return self.recipe.frame.moves and self.plain and not self.decay.needs_velocity
+        return self.recipe.frame.moves and self.linear and not self.decay.needs_velocity
+
+    @functools.cached_property
+    def in_place(self) -> frozenset[str]:
+        """Averages that may be used and changed where they lie, entry by entry."""
+        return frozenset(
+            name
+            for name, storage in self.storages.items()
+            if storage.elementwise and storage.in_place(self.dtype) and offers(storage, "elementwise", *_ACCESS)
+        )
+
+    @functools.cached_property
+    def streams(self) -> bool:
+        """Whether all averages can be gone through piece by piece."""
+        return all(storage.streams and offers(storage, "stream", *_ACCESS) for storage in self.storages.values())
+
+    @functools.cached_property
+    def given(self) -> bool:
+        """Whether the rate is the group's ``lr`` and nothing else."""
+        step_size = self.recipe.step_size
+        return step_size.given and offers(step_size, "given", "rate", "scaled", "velocity")
+
+    @functools.cached_property
+    def linear(self) -> bool:
+        """Whether a velocity is the direction times minus the rate, and a move its addition."""
+        return self.plain and type(self.recipe.step_size).velocity is StepSize.velocity
+
+    @functools.cached_property
+    def gains(self) -> bool:
+        """Whether the rule multiplies the step once the frame was left."""
+        return type(self.recipe.rule).gain is not Rule.gain
 
     @functools.cached_property
     def flops(self) -> float:

@@ -47,8 +47,7 @@ class Batch:
         if not wide.numel() and not self.is_part:
             return
         trip = self._trip(wide, points)
-        grad = a.space.points(descent(a, self.grad, wide, self.numbers))
-        coords = journey(trip, points, grad, warming_up=bool(trip.averages.step[0] <= 0))
+        coords = journey(trip, points, a.space.points(self.grad), warming_up=bool(trip.averages.step[0] <= 0))
         if float(self.numbers["lr"]) != 0:  # a step of length zero leaves every bit where it is
             a.space.polish_(points, state["step"], state)
         self._narrow(wide)
@@ -66,7 +65,7 @@ class Batch:
         averages = Averages(recipe.moments, self.state, a.slots, recipe.frame.delay)
         framed = None if recipe.frame.trivial else Framed(recipe.frame, a.space, a.batch, self.state, averages)
         rate = per_member(recipe.step_size.rate(wide, self.state, self.numbers), points)
-        length = rate * per_member(recipe.rule.gain(averages.step, self.numbers), points)
+        length = rate * per_member(recipe.rule.gain(averages.step, self.numbers), points) if a.gains else rate
         rule = recipe.rule.direction
         return Trip(a, self.numbers, self.state, averages, rule, rate, length, framed, a.frame_moves)
 

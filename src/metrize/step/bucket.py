@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metrize.step.assignment import Assignment, as_real
-from metrize.step.group import name_of
+from metrize.step.group import name_of, numbers_of
 from metrize.step.state import State
 from metrize.step.windows import ShardSpan
 
@@ -43,6 +43,7 @@ class Bucket:
 
     def __post_init__(self) -> None:
         self.recipe, self.space = self.assignment.recipe, self.assignment.space
+        self.numbers: dict[str, Any] = {}
         self.present: list[int] = []
         self.gradients: list[Tensor] = []
         # wrappers may keep things of their own in the same dicts
@@ -86,6 +87,7 @@ class Bucket:
         Raises:
             TypeError: a sparse gradient, by name.
         """
+        self.numbers = numbers_of(self.group)
         self.present, self.gradients = [], []
         for i in range(len(self.params)) if among is None else among:
             grad = self.params[i].grad

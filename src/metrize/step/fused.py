@@ -19,9 +19,10 @@ class Fused(Bucket):
     @classmethod
     def accepts(cls, assignment: Assignment) -> bool:
         recipe, device = assignment.recipe, assignment.device
-        if assignment.kernel is None or not recipe.step_size.given or device not in ("cpu", "cuda", "meta"):
+        if assignment.kernel is None or not assignment.given or device not in ("cpu", "cuda", "meta"):
             return False
-        return assignment.memory != "gaps" and recipe.moments.in_place(assignment.dtype)
+        lie = recipe.moments.in_place(assignment.dtype) and assignment.in_place >= assignment.slots.keys()
+        return lie and assignment.memory != "gaps"
 
     @classmethod
     def together(cls, assignment: Assignment) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from metrize.linalg import is_flat_piece
 from metrize.recipe import Recipe
 from metrize.spaces import Space, Vector
@@ -14,6 +16,14 @@ def name_of(group: dict[str, Any], index: int) -> str:
     """The parameter's name, or its place in the group where names were not given."""
     names = group.get("param_names") or []
     return str(names[index]) if index < len(names) else f"#{index} of its group"
+
+
+def numbers_of(group: dict[str, Any]) -> dict[str, Any]:
+    """The group as rules and step sizes see it in this step: 0-d tensors of schedules as plain numbers."""
+    numbers = {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
+    if "betas" in numbers:
+        numbers["betas"] = tuple(map(float, numbers["betas"]))
+    return numbers
 
 
 def space_of(group: dict[str, Any], index: int, recipe: Recipe) -> Space:

@@ -45,17 +45,20 @@ class Trip:
         a = self.assignment
         self.shrinks = a.decay.acts(self.numbers)
         self.prior = a.decay.prior(a.space, self.numbers)
+        self.given = a.given and self.framed is None
+        self.bends = self.numbers["maximize"] or (self.shrinks and a.decay.adds)
 
     def seen(self, coords: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """The gradient in the coordinates of the averages, and the numbers, as the rule sees them."""
         if self.framed is not None:
             coords = self.framed.enter(coords)
-        step_size = self.assignment.recipe.step_size
-        return (coords, self.numbers) if step_size.given else step_size.scaled(coords, self.state, self.numbers)
+        return self.assignment.recipe.step_size.scaled(coords, self.state, self.numbers)
 
-    def look(self, rule: Pass, grad: Tensor) -> None:
-        """A pass before the one that makes the direction."""
-        coords, numbers = self.seen(grad)
+    def look(self, rule: Pass, points: Tensor, grad: Tensor) -> None:
+        """A pass before the one that makes the direction; `grad` as for `journey`."""
+        if self.bends or grad.dtype != self.assignment.dtype:
+            grad = descent(self.assignment, grad, points, self.numbers)
+        coords, numbers = (grad, self.numbers) if self.given else self.seen(grad)
         rule(coords, self.averages, numbers, self.assignment.metric)
 
 
@@ -65,13 +68,15 @@ def journey(trip: Trip, points: Tensor, grad: Tensor, warming_up: bool = False) 
     Args:
         trip: what the pieces have in common.
         points: in the dtype of the arithmetic, seen as points; moved in place.
-        grad: what they are to descend along, likewise.
+        grad: their gradient, likewise.
         warming_up: the frame only looks at the gradient.
 
     Returns:
         The lifted gradient.
     """
     space, decay = trip.assignment.space, trip.assignment.decay
+    if trip.bends or grad.dtype != points.dtype:
+        grad = descent(trip.assignment, grad, points, trip.numbers)
     if trip.shrinks and not warming_up:
         decay.before_(points, trip.rate, space, trip.numbers)
     coords, section = (grad, None) if trip.assignment.plain else _lift(trip, points, grad)
@@ -79,7 +84,7 @@ def journey(trip: Trip, points: Tensor, grad: Tensor, warming_up: bool = False) 
         trip.framed.open(coords)
     if warming_up:
         return coords
-    inner, numbers = trip.seen(coords)
+    inner, numbers = (coords, trip.numbers) if trip.given else trip.seen(coords)
     direction = trip.rule(inner, trip.averages, numbers, trip.assignment.metric)
     if trip.prior:
         direction = direction + _prior(trip, points, numbers)
@@ -114,21 +119,17 @@ def _move_(trip: Trip, points: Tensor, direction: Tensor, section: Any, coords: 
     if trip.fused and framed is not None:
         a.recipe.frame.move_(points, direction, trip.length, framed.state, coords)
         return None
-    if trip.fused:
-        return _add_(points, direction, trip.length)
+    if trip.fused:  # p <- p - length D in one pass
+        if isinstance(trip.length, Tensor):
+            points.addcmul_(direction, trip.length, value=-1)
+        else:
+            points.add_(direction, alpha=-trip.length)
+        return None
     if framed is not None:
         direction = framed.leave(direction, coords)
     velocity = a.recipe.step_size.velocity(direction, trip.length)
     a.space.move_(points, velocity, section, trip.state)
     return velocity
-
-
-def _add_(points: Tensor, direction: Tensor, length: float | Tensor) -> None:
-    """``p <- p - length D`` in one pass."""
-    if isinstance(length, Tensor):
-        points.addcmul_(direction, length, value=-1)
-    else:
-        points.add_(direction, alpha=-length)
 
 
 def per_member(value: float | Tensor, points: Tensor) -> float | Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrize.moments import Cut, boxes
+from metrize.moments import boxes
 from metrize.step.assignment import Assignment, as_real
 from metrize.step.batch import Batch
 from metrize.step.bucket import Bucket
@@ -38,7 +38,7 @@ class Piecewise(Bucket):
             return False
         revisited = recipe.rule.revisits(assignment.numbers)
         return (
-            all(storage.streams for storage in storages.values())
+            assignment.streams
             and all(storages[name].rereads for name in revisited if name in storages)
             and len({storage.layout(assignment.shape) for storage in storages.values()} - {None}) < 2
         )
@@ -59,6 +59,7 @@ class Piecewise(Bucket):
             for key in self.keys:
                 state[key] = state[key].contiguous()
         self._stack = {key: stacked(self.states, key) for key in self.keys}
+        self._rows: dict[int, State] = {}
         a = self.assignment
         self._size = piece_size(a.device, a.numel)
         # sums over the model are made by rows
@@ -74,18 +75,20 @@ class Piecewise(Bucket):
         if self.recipe.step_size.scope is None or not self.present or not self.params[0].numel():
             return None
         if self._large:
-            shares = [share for i, grad in self._members() for share in self._measured(i, grad)]
+            shares = [share for i, grad in zip(self.present, self.gradients, strict=True) for share in self._measured(i, grad)]
         else:
             shares = [batch.measure() for batch in self._batches()]
         return torch.stack(shares).sum(0)
 
     def receive(self, total: Tensor) -> None:
         for i in self.present:
-            self.recipe.step_size.receive(total, self._row(i), self.group)
+            self.recipe.step_size.receive(total, self._row(i), self.numbers)
 
     def apply(self) -> None:
+        if not self.present:
+            return
         if self._large:
-            for i, grad in self._members():
+            for i, grad in zip(self.present, self.gradients, strict=True):
                 self._go_through(i, grad)
         else:
             for batch in self._batches():
@@ -95,21 +98,19 @@ class Piecewise(Bucket):
 
     def _measured(self, i: int, grad: Tensor) -> Iterator[Tensor]:
         """What the step size adds up over the model, piece by piece."""
-        wide, state = as_real(self.params[i]).unsqueeze(0), self._row(i)
-        grad, rest = grad.contiguous().unsqueeze(0), state.get("rounding.rest")
-        step_size = self.recipe.step_size
+        whole, state = as_real(self.params[i]).unsqueeze(0), self._row(i)
+        pieces, grads = self._cuts.split(whole), self._cuts.split(grad.contiguous().unsqueeze(0))
+        rest, step_size = state.get("rounding.rest"), self.recipe.step_size
         kept = ["step", *self.assignment.declared["step_size"]]
-        for cut in self._cuts:
-            points = self._widened(cut.of(wide), None if rest is None else cut.of(rest))
-            own = {key: cut.of(state[key]) if state[key].shape == wide.shape else state[key] for key in kept}
-            grad_piece = descent(self.assignment, cut.of(grad), points, self.group)
-            yield step_size.measure(grad_piece, points, own, self.group)
-
-    def _members(self) -> Iterator[tuple[int, Tensor]]:
-        yield from zip(self.present, self.gradients, strict=True)
+        for cut, piece, part in zip(self._cuts, pieces, grads, strict=True):
+            points = self._widened(piece, None if rest is None else cut.of(rest))
+            own = {key: cut.of(state[key]) if state[key].shape == whole.shape else state[key] for key in kept}
+            yield step_size.measure(descent(self.assignment, part, points, self.numbers), points, own, self.numbers)
 
     def _row(self, i: int) -> State:
-        return {key: value[i : i + 1] for key, value in self._stack.items()}
+        if i not in self._rows:
+            self._rows[i] = {key: value[i : i + 1] for key, value in self._stack.items()}
+        return self._rows[i]
 
     def _batches(self) -> Iterator[Batch]:
         """Members, gradients and states that lie side by side, as many as make up a piece."""
@@ -121,39 +122,48 @@ class Piecewise(Bucket):
                 end += 1
             state = {key: value[first : first + end - at] for key, value in self._stack.items()}
             params = [self.params[i] for i in self.present[at:end]]
-            yield Batch(self.assignment, self.group, params, stack(self.gradients[at:end]), state, bool(self.spans))
+            yield Batch(self.assignment, self.numbers, params, stack(self.gradients[at:end]), state, bool(self.spans))
             at = end
 
     def _go_through(self, i: int, grad: Tensor) -> None:
         """One journey of a large tensor."""
-        a, whole = self.assignment, as_real(self.params[i]).unsqueeze(0)
-        grad, state = grad.contiguous().unsqueeze(0), self._row(i)
+        a, whole, state = self.assignment, as_real(self.params[i]).unsqueeze(0), self._row(i)
         state["step"].add_(1)
-        averages = Pieces(self.recipe.moments, state, a.slots)
+        averages = Pieces(a, state, self._cuts)
         trip = self._trip(whole, state, averages)
+        pieces, grads = self._cuts.split(whole), self._cuts.split(grad.contiguous().unsqueeze(0))
         for look in a.passes[:-1]:
-            for cut in averages.along(self._cuts):
-                trip.look(look, descent(a, cut.of(grad), cut.of(whole), self.group))
-        rounding, rest = self.recipe.rounding, state.get("rounding.rest")
-        for piece, cut in enumerate(averages.along(self._cuts)):
-            points, left = cut.of(whole), None if rest is None else cut.of(rest)
-            wide = self._widened(points, left)
-            if self._kernel is None:
-                journey(trip, wide, descent(a, cut.of(grad), wide, self.group))
+            for k in averages.along():
+                trip.look(look, pieces[k], grads[k])
+        simple = self._kernel is None and not a.narrow
+        for k in averages.along():
+            if simple:
+                journey(trip, pieces[k], grads[k])
+            elif a.narrow:
+                self._step_narrow(trip, i, k, pieces[k], grads[k])
             else:
-                self._fused_(trip, i, wide, cut.of(grad).to(a.dtype))
-            if a.narrow:
-                rounding.narrow_(points, wide, left, rounding.draw({key: v[0] for key, v in state.items()}, piece))
+                self._fused_(trip, i, pieces[k], grads[k])
         averages.close()
+
+    def _step_narrow(self, trip: Trip, i: int, k: int, stored: Tensor, grad: Tensor) -> None:
+        """A piece of a 16-bit parameter is widened, stepped, and rounded once."""
+        rounding, rest = self.recipe.rounding, trip.state.get("rounding.rest")
+        left = None if rest is None else self._cuts[k].of(rest)
+        wide = rounding.widen(stored, left)
+        if self._kernel is None:
+            journey(trip, wide, grad)
+        else:
+            self._fused_(trip, i, wide, grad)
+        rounding.narrow_(stored, wide, left, rounding.draw({key: v[0] for key, v in trip.state.items()}, k))
 
     def _trip(self, whole: Tensor, state: State, averages: Pieces) -> Trip:
         a, recipe = self.assignment, self.recipe
         one = torch.empty(1, dtype=a.dtype, device=whole.device)
-        rate = per_member(recipe.step_size.rate(whole, state, self.group), one)
+        rate = per_member(recipe.step_size.rate(whole, state, self.numbers), one)
         rate = float(rate) if whole.device.type == "cpu" else rate
-        length = rate * per_member(recipe.rule.gain(averages.step, self.group), one)
+        length = rate * per_member(recipe.rule.gain(averages.step, self.numbers), one) if a.gains else rate
         last = a.passes[-1]
-        return Trip(a, self.group, state, averages, last, rate, length, fused=not a.decay.after_step)
+        return Trip(a, self.numbers, state, averages, last, rate, length, fused=a.linear and not a.decay.after_step)
 
     def _widened(self, points: Tensor, rest: Tensor | None) -> Tensor:
         return self.recipe.rounding.widen(points, rest) if self.assignment.narrow else points
@@ -163,8 +173,8 @@ class Piecewise(Bucket):
         averages: Pieces = trip.averages
         lent, step = averages.lend(), trip.state["step"].to(points.device)
         state = {name: [average] for name, average in lent.items()} | {"step": [step[0]]}
-        grad, numbers = trip.seen(grad)
-        numbers = numbers if self.recipe.step_size.given else {**numbers, "lr": trip.rate}
+        grad, numbers = trip.seen(grad.to(points.dtype))
+        numbers = numbers if self.assignment.given else {**numbers, "lr": trip.rate}
 
         def kernel(params: list[Tensor], grads: list[Tensor], own: dict[str, list[Tensor]]) -> None:
             assert self._kernel is not None

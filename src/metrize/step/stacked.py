@@ -65,7 +65,7 @@ class Stacked(Bucket):
 
     def receive(self, total: Tensor) -> None:
         for _, batch in self._batches:
-            self.recipe.step_size.receive(total, batch.state, self.group)
+            self.recipe.step_size.receive(total, batch.state, self.numbers)
 
     def apply(self) -> None:
         for members, batch in self._batches:
@@ -88,7 +88,7 @@ class Stacked(Bucket):
 
     def _batch(self, members: list[int], grad: Tensor, state: State) -> Batch:
         params = [self.params[i] for i in members]
-        return Batch(self.assignment, self.group, params, grad, state, bool(self.spans))
+        return Batch(self.assignment, self.numbers, params, grad, state, bool(self.spans))
 
     def _alike(self) -> bool:
         steps = self._stack["step"]

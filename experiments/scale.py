@@ -22,10 +22,10 @@ import torch
 from scale_work import DEVICE, TF32, Device, Shape, Work, coap, elementwise, measured, muon, smmf, soap, stiefel
 
 import metrize
-from metrize.assembly import _stagger
 from metrize.memory import KNOWN
 from metrize.memory.predicted import built, names_of
 from metrize.spaces import Stiefel
+from metrize.step.assembly import stagger
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "scale.md"
@@ -188,7 +188,7 @@ def _due(shapes: dict[str, Shape], method: Method) -> list[set[str]]:
         for index, p in enumerate(group["params"]):
             if "phase" in optimizer.spec(group, index):
                 optimizer.state[p] = {"phase": torch.zeros((), dtype=torch.int64)}
-    _stagger(optimizer, set())
+    stagger(optimizer.param_groups, optimizer.state, set())
     for group in optimizer.param_groups:
         for name, p in zip(names_of(group), group["params"], strict=True):
             if optimizer.state.get(p):

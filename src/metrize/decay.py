@@ -10,12 +10,12 @@ from torch import Tensor
 from metrize.part import Part
 from metrize.spaces import Space
 
-Convention = Literal["decoupled", "l2", "after", "independent", "cautious", "constrained", "given", "natural"]
+Decay = Literal["decoupled", "l2", "after", "independent", "cautious", "constrained", "given", "natural"]
 """Names of the conventions, see `DECAYS`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Decay(Part):
+class Convention(Part):
     """When and by how much a parameter shrinks. On a compact space, where the norm is constant, nothing does.
 
     A subclass overrides what it does: `added`, `before_` or `after_`.
@@ -73,7 +73,7 @@ class Decay(Part):
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoupledDecay(Decay):
+class DecoupledDecay(Convention):
     """``p <- (1 - rate weight_decay) p`` before the step (arXiv:1711.05101)."""
 
     def before_(self, points: Tensor, rate: float | Tensor, space: Space, numbers: dict[str, Any]) -> None:
@@ -111,17 +111,19 @@ class ConstrainedDecay(DecoupledDecay):
 
 
 @dataclasses.dataclass(frozen=True)
-class L2Decay(Decay):
+class L2Decay(Convention):
     """``g <- g + weight_decay p``, the gradient of the penalised loss."""
 
     adds: ClassVar[bool] = True
 
     def added(self, grad: Tensor, stack: Tensor, space: Space, numbers: dict[str, Any]) -> Tensor:
-        return grad.add(stack, alpha=float(numbers["weight_decay"])) if self.acts(numbers) and not space.compact else grad
+        return (
+            grad.add(stack, alpha=float(numbers["weight_decay"])) if self.acts(numbers) and not space.compact else grad
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class AfterDecay(Decay):
+class AfterDecay(Convention):
     """``p <- (1 - rate weight_decay) p`` after the step."""
 
     after_step: ClassVar[bool] = True
@@ -134,7 +136,7 @@ class AfterDecay(Decay):
 
 
 @dataclasses.dataclass(frozen=True)
-class CautiousDecay(Decay):
+class CautiousDecay(Convention):
     """As `AfterDecay`, for those entries only that the step itself brings nearer to zero."""
 
     after_step: ClassVar[bool] = True
@@ -152,7 +154,7 @@ class CautiousDecay(Decay):
 
 
 @dataclasses.dataclass(frozen=True)
-class NaturalDecay(Decay):
+class NaturalDecay(Convention):
     """``D <- D + weight_decay`` times the rule's natural gradient of ``||p||^2 / 2`` (arXiv:2405.12807)."""
 
     elementwise: ClassVar[bool] = False
@@ -171,7 +173,7 @@ def _refuse_curved(name: str, space: Space) -> None:
         raise ValueError(f"decay={name!r} has no meaning on {space}; use decay='decoupled'")
 
 
-DECAYS: dict[str, Decay] = {
+DECAYS: dict[str, Convention] = {
     "decoupled": DecoupledDecay(),
     "l2": L2Decay(),
     "after": AfterDecay(),

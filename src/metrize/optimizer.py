@@ -15,7 +15,8 @@ from torch import Tensor
 from metrize import checkpoint
 from metrize.groups import Params, named_members, newly_declared, settle
 from metrize.linalg import all_finite, held, is_sharded
-from metrize.part import Spec, parse
+from metrize.norms.base import parse_norm
+from metrize.part import Spec
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
 from metrize.spaces import SpaceError, declare
@@ -318,7 +319,7 @@ def _recipe_of(group: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
         recipe = recipe.replace(space=parse_space(space) if isinstance(space, str) else space)
     if norm is None:
         return recipe
-    return recipe.replace(rule=recipe.rule.with_norm(parse(norm) if isinstance(norm, str) else norm))
+    return recipe.replace(rule=recipe.rule.with_norm(parse_norm(norm) if isinstance(norm, str) else norm))
 
 
 def _check_numbers(group: dict[str, Any], recipe: Recipe) -> None:

@@ -103,7 +103,8 @@ def offers(part: Part, shortcut: str, *meant: str) -> bool:
         shortcut: name of the method that says the same in another way.
         meant: names of the methods it stands for.
     """
-    return all(issubclass(_definer(type(part), shortcut), _definer(type(part), name)) for name in meant)
+    cls: Any = type(part)
+    return all(issubclass(_definer(cls, shortcut), _definer(cls, name)) for name in meant)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -53,11 +53,11 @@ class Recipe(Part):
     moments: Moments = dataclasses.field(default_factory=Dense)
     rule: Rule = dataclasses.field(default_factory=Adam)
     step_size: StepSize = dataclasses.field(default_factory=Given)
-    decay: Convention | Decay = "decoupled"
+    decay: Decay | Convention = "decoupled"
     rounding: Rounding = dataclasses.field(default_factory=Nearest)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.decay, Decay):
+        if not isinstance(self.decay, Convention):
             choice(self, "decay", tuple(DECAYS))
         slots = {"frame": Frame, "moments": Moments, "rule": Rule, "step_size": StepSize, "rounding": Rounding}
         for slot, kind in slots.items():
@@ -138,7 +138,7 @@ class Recipe(Part):
         self.convention.check(space, self.rule)
 
     @property
-    def convention(self) -> Decay:
+    def convention(self) -> Convention:
         """The convention of weight decay that `decay` names."""
         return DECAYS[self.decay] if isinstance(self.decay, str) else self.decay
 

@@ -44,7 +44,7 @@ from metrize import (
     step_sizes,
 )
 from metrize.decay import DECAYS as _DECAYS
-from metrize.decay import Convention
+from metrize.decay import Decay
 from metrize.frames import Frame
 from metrize.moments import Moments
 from metrize.norms import Norm
@@ -123,7 +123,7 @@ STEP_SIZES: tuple[StepSize, ...] = (
     step_sizes.DualNorm(),
     step_sizes.Prodigy(d0=1e-2),
 )
-DECAYS: tuple[Convention, ...] = tuple(_DECAYS)
+DECAYS: tuple[Decay, ...] = tuple(_DECAYS)
 
 SLOTS: dict[type[Part], tuple[Part, ...]] = {
     Space: SPACES,
@@ -167,7 +167,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
 """Every named option of every part."""
 
 
-def every(decays: tuple[Convention, ...] = DECAYS) -> Iterator[Recipe]:
+def every(decays: tuple[Decay, ...] = DECAYS) -> Iterator[Recipe]:
     """All sentences of these parts, legal or not."""
     return itertools.starmap(Recipe, itertools.product(SPACES, FRAMES, MOMENTS, RULES, STEP_SIZES, decays))
 

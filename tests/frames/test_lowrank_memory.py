@@ -15,7 +15,7 @@ from metrize import Dense, Recipe, frames, rules
 from metrize.frames import Frame
 from metrize.moments import Factored, Moments, Quantized, RandomProjection, Split
 from metrize.spaces import Vector
-from metrize.state import on_host, state_spec
+from metrize.step.assignment import assignment_of, on_host
 
 MIB = 2**20
 VOCABULARY = 32000
@@ -59,7 +59,7 @@ def everything(shape: tuple[int, ...]) -> bool:
 def kept_bytes(recipe: Recipe, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     """Bytes of bases and averages of one tensor, without scales of codes."""
     like = torch.empty(shape, dtype=dtype, device="meta")
-    kept = state_spec(recipe, Vector(), like, {**recipe.hyper(), "lr": 1.0})
+    kept = assignment_of(recipe, Vector(), like, {**recipe.hyper(), "lr": 1.0}).spec
     held = {key: value for key, value in kept.items() if not on_host(key) and not key.endswith(".scale")}
     return sum(math.prod(size) * kind.itemsize for size, kind in held.values())
 

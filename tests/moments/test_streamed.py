@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import metrize
-from metrize import kinds, streamed
-from metrize.bucket import Stacked
 from metrize.moments.stream import Cut, boxes
-from metrize.streamed import Streamed
+from metrize.step import assembly, piecewise
+from metrize.step.piecewise import Piecewise
+from metrize.step.stacked import Stacked
 
 ALONE = {"H-Fac", "H-Fac with signs", "SM3, clipped", "Adam, rank 1 and cover"}
 """Rules that see the whole tensor at once, and storages that see it in two ways."""
@@ -29,14 +29,14 @@ EVERY = pytest.mark.parametrize("name", METHODS)
 @contextlib.contextmanager
 def pieces(size: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streamed, "piece_size", lambda p: size)
+        patch.setattr(piecewise, "piece_size", lambda device, numel: size)
         yield
 
 
 @contextlib.contextmanager
 def nothing_streams() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kinds, "streamable", lambda *_: False)
+        patch.setattr(assembly, "EXECUTORS", tuple(e for e in assembly.EXECUTORS if e is not Piecewise))
         yield
 
 
@@ -63,7 +63,7 @@ def test_pieces_give_the_numbers_of_the_whole(name: str, dtype: torch.dtype) -> 
             mine, streams = run(build, shape, dtype)
         with nothing_streams():
             whole, stacks = run(build, shape, dtype)
-        if kind_of(streams) is not Streamed:
+        if kind_of(streams) is not Piecewise:
             assert name in ALONE or "dense" in name or len(shape) == 1
             continue
         assert kind_of(stacks) is Stacked
@@ -137,7 +137,7 @@ def test_temporaries_of_a_step_are_less_than_one_copy(name: str, dtype: torch.dt
     p.grad = torch.ones_like(p)
     optimizer = METHODS[name]([p])
     optimizer.step()
-    assert kind_of(optimizer).__name__ in ("Streamed", "Fused")
+    assert kind_of(optimizer).__name__ in ("Piecewise", "Fused")
     assert peak(optimizer) <= 4 * p.numel()
 
 

@@ -160,7 +160,7 @@ def test_momentum_without_a_second_moment():
 def test_a_tensor_in_pieces_is_the_tensor_as_a_whole(rule, square, shape, monkeypatch):
     recipe = Recipe(moments=Split(square=square), rule=rule, step_size=step_sizes.Decaying())
     whole = train(lambda p: metrize.Optimizer(p, recipe, lr=0.1), shapes=[shape])
-    monkeypatch.setattr("metrize.streamed.piece_size", lambda p: 32)
+    monkeypatch.setattr("metrize.step.piecewise.piece_size", lambda device, numel: 32)
     close(train(lambda p: metrize.Optimizer(p, recipe, lr=0.1), shapes=[shape]), whole)
 
 

@@ -21,6 +21,7 @@ Target = nn.Module | Mapping[str, Sequence[int]] | Iterable[Sequence[int]]
 Build = Recipe | type[Optimizer] | Callable[[Any], Optimizer]
 """What is to train it: a recipe, an optimizer of the catalogue, or a function from parameters to an optimizer."""
 
+
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """Bytes of a model, its gradients, its optimizer and the largest temporary of a step.

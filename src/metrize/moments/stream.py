@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 
@@ -74,7 +75,7 @@ class Boxes(list[Cut]):
 
     def split(self, stack: Tensor) -> Sequence[Tensor]:
         """All boxes of a contiguous stack of one tensor ``[1, *shape]``, as `Cut.of` gives them one by one."""
-        parts = stack.reshape(1, -1).split(self.sizes, 1)
+        parts: Sequence[Tensor] = torch.split(stack.reshape(1, -1), self.sizes, 1)
         if len(self[0].layout) == 1:
             return parts
         return [part.view(1, *cut.shape) for part, cut in zip(parts, self, strict=True)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metrize.norms.layout import Layout
-from metrize.part import Part
+from metrize.part import Part, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,3 +142,15 @@ def damped(direction: Tensor, length: Tensor, eps: float, entries: int) -> Tenso
 def widened(x: Tensor) -> Tensor:
     """In float32, or float64 where x is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def parse_norm(text: str) -> Norm:
+    """Read a norm from text such as ``"Spectral()"``.
+
+    Raises:
+        ValueError: it is no such text, or names something other than a norm.
+    """
+    part = parse(text)
+    if not isinstance(part, Norm):
+        raise ValueError(f"{text!r} is a {type(part).__name__}, not a norm such as 'Spectral()'")
+    return part

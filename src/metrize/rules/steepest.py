@@ -50,7 +50,9 @@ class Dualized(Rule):
         if not number(hyper["radius"]) >= 0:
             raise ValueError(f"radius={hyper['radius']}: the size of the ball, a number of at least 0")
 
-    def elementwise(self, hyper: dict[str, Any]) -> bool:
+    @property
+    def _by_entry(self) -> bool:
+        """Whether the duality map takes each entry by itself."""
         return self.norm.elementwise and self.length == "normalised"
 
     def _dual(self, u: Tensor, hyper: dict[str, Any]) -> Tensor:
@@ -96,6 +98,9 @@ class Steepest(Dualized):
     def averages(self, hyper: dict[str, Any]) -> dict[str, Kind]:
         return {"exp_avg": "linear"} if self.variant(hyper) else {}
 
+    def elementwise(self, hyper: dict[str, Any]) -> bool:
+        return self._by_entry
+
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
         return (self.direction,) if self.elementwise(hyper) else ()
 
@@ -131,6 +136,9 @@ class Lion(Dualized):
 
     def averages(self, hyper: dict[str, Any]) -> dict[str, Kind]:
         return {"exp_avg": "linear"}
+
+    def elementwise(self, hyper: dict[str, Any]) -> bool:
+        return self._by_entry
 
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
         return (self.direction,) if self.elementwise(hyper) else ()

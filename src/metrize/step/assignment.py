@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metrize.decay import Decay
+from metrize.decay import Convention
 from metrize.moments import Moments, Slot
 from metrize.part import Spec, offers
 from metrize.recipe import Recipe, parse_recipe
@@ -76,7 +76,7 @@ class Assignment:
         return not self.space.flat and self.narrow
 
     @functools.cached_property
-    def decay(self) -> Decay:
+    def decay(self) -> Convention:
         """The convention of weight decay."""
         return self.recipe.convention
 
@@ -127,7 +127,8 @@ class Assignment:
             slot = self.slots[name]
             averages |= storage.state_spec(name, slot.shape, self.dtype, slot.kind)
         return {
-            "optimizer": {"step": ((), torch.float32)} | ({"master": (tuple(shape), self.dtype)} if self.master else {}),
+            "optimizer": {"step": ((), torch.float32)}
+            | ({"master": (tuple(shape), self.dtype)} if self.master else {}),
             "rounding": recipe.rounding.state_spec(shape, self.stored) if space.flat else {},
             "space": space.state_spec(shape, self.stored),
             "frame": self._frame_spec(),
@@ -152,8 +153,12 @@ class Assignment:
         """Whether any part of the tensor can be stepped without the rest, but for the sums of the step size."""
         recipe = self.recipe
         alone = recipe.frame.trivial and recipe.step_size.by_entry and self.decay.elementwise
-        if not (self.plain and alone and offers(recipe.rule, "elementwise", "direction")
-            and recipe.rule.elementwise(self.numbers)):
+        if not (
+            self.plain
+            and alone
+            and offers(recipe.rule, "elementwise", "direction")
+            and recipe.rule.elementwise(self.numbers)
+        ):
             return False
         return all(storage.elementwise for storage in self.storages.values()) and not any(map(is_seed, self.spec))
 
@@ -222,7 +227,9 @@ class Assignment:
         if self.recipe.frame.trivial:
             return {}
         spec = self.recipe.frame.state_spec(self.framed, self.dtype)
-        return {key: (kept if key in OF_PARAMETER else (*self.batch, *kept), kind) for key, (kept, kind) in spec.items()}
+        return {
+            key: (kept if key in OF_PARAMETER else (*self.batch, *kept), kind) for key, (kept, kind) in spec.items()
+        }
 
 
 def assign(group: dict[str, Any], index: int, work: Tensor | None = None) -> Assignment:

@@ -14,6 +14,7 @@ from metrize.moments import Averages, Kind
 from metrize.spaces import Space
 from metrize.step.assignment import OF_PARAMETER
 
+
 @dataclasses.dataclass
 class Framed:
     """One step of a frame on a batch.

@@ -20,7 +20,9 @@ def name_of(group: dict[str, Any], index: int) -> str:
 
 def numbers_of(group: dict[str, Any]) -> dict[str, Any]:
     """The group as rules and step sizes see it in this step: 0-d tensors of schedules as plain numbers."""
-    numbers = {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
+    numbers: dict[str, Any] = {
+        key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()
+    }
     if "betas" in numbers:
         numbers["betas"] = tuple(map(float, numbers["betas"]))
     return numbers

@@ -97,5 +97,5 @@ class Pieces(Averages):
             stream.give_back(self.cut, lent[name])
 
     @functools.cached_property
-    def count(self) -> float | Tensor:  # type: ignore[override]
+    def count(self) -> float | Tensor:
         return super().count

@@ -75,7 +75,9 @@ class Piecewise(Bucket):
         if self.recipe.step_size.scope is None or not self.present or not self.params[0].numel():
             return None
         if self._large:
-            shares = [share for i, grad in zip(self.present, self.gradients, strict=True) for share in self._measured(i, grad)]
+            shares = [
+                share for i, grad in zip(self.present, self.gradients, strict=True) for share in self._measured(i, grad)
+            ]
         else:
             shares = [batch.measure() for batch in self._batches()]
         return torch.stack(shares).sum(0)
@@ -170,7 +172,8 @@ class Piecewise(Bucket):
 
     def _fused_(self, trip: Trip, i: int, points: Tensor, grad: Tensor) -> None:
         """Torch's own kernel, on a piece whose averages are read before it and written after it."""
-        averages: Pieces = trip.averages
+        averages = trip.averages
+        assert isinstance(averages, Pieces)
         lent, step = averages.lend(), trip.state["step"].to(points.device)
         state = {name: [average] for name, average in lent.items()} | {"step": [step[0]]}
         grad, numbers = trip.seen(grad.to(points.dtype))

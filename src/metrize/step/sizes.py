@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 
-
 def piece_size(device: str, numel: int) -> int:
     """Numbers of a piece of a tensor: few enough to stay in a core's cache, or to be small beside it on a device."""
     return 2**17 if device == "cpu" else max(2**20, numel // 8)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metrize.recipe import Recipe
-from metrize.spaces import Space, SpaceError, Vector
+from metrize.spaces import SpaceError, Vector
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import check_point, declared_space, naming, remind
 from metrize.step.group import name_of

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from metrize.part import Spec
 from metrize.sharding.members import Member
 from metrize.sharding.shards import Cut, Line, placed, wrapped
 from metrize.sharding.wire import Form, swap

@@ -40,7 +40,7 @@ class Batch:
 
     def step(self) -> None:
         """Take the journey."""
-        a, state, recipe = self.assignment, self.state, self.assignment.recipe
+        a, state = self.assignment, self.state
         wide = self._widened()
         points = a.space.points(wide)
         state["step"].add_(1)

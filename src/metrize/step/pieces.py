@@ -36,9 +36,10 @@ class Pieces(Averages):
 
     def along(self) -> Iterator[int]:
         """One pass over the tensor: the place of each piece."""
-        for self._at, self.cut in enumerate(self.cuts):
+        for at, cut in enumerate(self.cuts):
+            self._at, self.cut = at, cut
             self._now.clear()
-            yield self._at
+            yield at
         self._now.clear()
         for name in self._fresh & self._streams.keys():
             self._streams[name].settle()

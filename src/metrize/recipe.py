@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -76,6 +77,7 @@ class Recipe(Part):
         """The numbers of a parameter group that this recipe reads beside ``lr`` and ``weight_decay``."""
         return self.rule.hyper()
 
+    @functools.lru_cache(maxsize=4096)  # noqa: B019 - parts are small, and a model has few shapes
     def check(self, space: Space, shape: torch.Size) -> None:
         """Refuse what these parts cannot do together with a space or a shape.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from metrize.frames import Frame
 from metrize.spaces import SpaceError
 from metrize.spaces.declare import check_point, naming
-from metrize.step.assignment import Assignment, assign, is_seed
+from metrize.step.assignment import Assignment, Assignments, assign
 from metrize.step.bucket import Bucket
 from metrize.step.exchange import Exchange
 from metrize.step.fused import Fused
@@ -50,34 +50,43 @@ def assemble(groups: Groups, states: States, exchange: Exchange) -> list[Bucket]
     found: dict[Any, _Members] = {}
     known = {id(p) for p, state in states.items() if "phase" in state}
     executors = functools.cache(executor_of)
+    seeded = False
     for at, group in enumerate(groups):
+        assignments = Assignments(group)
         for index, p in enumerate(group["params"]):
             if not trains(p):
                 continue
-            assignment = assign(group, index)
+            assignment = assignments.of(index, p)
             _refuse_flat_piece(group, index, assignment)
+            seeded = seeded or bool(assignment.seeds)
             target = exchange.local_target(p)
             if target is None:
                 states[p].update({} if states[p] else placeholder(assignment.spec))
                 continue
             if target is not p:
-                assignment = assign(group, index, target)
+                assignment = assignments.of(index, target)
             executor = executors(assignment)
-            among = executor.together(assignment)
+            together, contributes = executor.together(assignment), exchange.contributes(p)
             span = exchange.span(p)
-            key = (at, executor, p.device, exchange.contributes(p), span is not None, index if among is None else among)
-            found.setdefault(key, _Members(executor, assignment, group)).add(index, target, span)
+            among = index if together is None else together
+            key = (at, executor, p.device, contributes, span is not None, among)
+            if key not in found:
+                found[key] = _Members(executor, assignment, group, contributes)
+            found[key].add(index, target, span)
             _ensure_state(group, index, assignment, executor, target, states[p])
     stagger(groups, states, known)
-    _seed(groups, states)
-    return [members.bucket(states, exchange) for members in found.values()]
+    if seeded:
+        _seed(groups, states)
+    return [members.bucket(states) for members in found.values()]
 
 
 class _Members:
     """What becomes a bucket."""
 
-    def __init__(self, executor: type[Bucket], assignment: Assignment, group: dict[str, Any]) -> None:
-        self.executor, self.assignment, self.group = executor, assignment, group
+    def __init__(
+        self, executor: type[Bucket], assignment: Assignment, group: dict[str, Any], contributes: bool
+    ) -> None:
+        self.executor, self.assignment, self.group, self.contributes = executor, assignment, group, contributes
         self.indices: list[int] = []
         self.targets: list[Tensor] = []
         self.spans: list[ShardSpan] = []
@@ -87,11 +96,9 @@ class _Members:
         self.targets.append(target)
         self.spans += [] if span is None else [span]
 
-    def bucket(self, states: States, exchange: Exchange) -> Bucket:
-        params = [self.group["params"][i] for i in self.indices]
-        own = [states[p] for p in params]
-        contributes = exchange.contributes(params[0])
-        return self.executor(self.assignment, self.group, self.indices, self.targets, own, contributes, self.spans)
+    def bucket(self, states: States) -> Bucket:
+        own = [states[self.group["params"][i]] for i in self.indices]
+        return self.executor(self.assignment, self.group, self.indices, self.targets, own, self.contributes, self.spans)
 
 
 def _ensure_state(
@@ -107,10 +114,11 @@ def _ensure_state(
             )
     missing = spec.keys() - state.keys()
     if missing:
-        with naming(name_of(group, index)):
-            check_point(assignment.space, target)
+        if not assignment.space.flat:
+            with naming(name_of(group, index)):
+                check_point(assignment.space, target)
         fresh = new_state(assignment, target, executor.counts_on(target))
-        state.update({key: fresh[key] for key in spec if key in missing})
+        state.update(fresh if len(missing) == len(spec) else {key: fresh[key] for key in spec if key in missing})
     for key, (_, dtype) in spec.items():
         if state[key].dtype != dtype:
             state[key] = state[key].to(dtype)  # a model converted between steps
@@ -142,16 +150,16 @@ def stagger(groups: Groups, states: States, known: set[int]) -> None:
 
 def _seed(groups: Groups, states: States) -> None:
     """Give each parameter random numbers of its own: a fresh seed is its place in the optimizer, counted from 1."""
-    members = (p for group in groups for p in group["params"])
-    for place, p in enumerate(members, start=1):
-        for key, seed in states.get(p, {}).items():
-            if is_seed(key) and not seed.any():
-                seed.fill_(place)
+    members = ((group, index, p) for group in groups for index, p in enumerate(group["params"]))
+    for place, (group, index, p) in enumerate(members, start=1):
+        for key in assign(group, index).seeds if states.get(p) else ():
+            if not states[p][key].any():
+                states[p][key].fill_(place)
 
 
 def _refuse_flat_piece(group: dict[str, Any], index: int, assignment: Assignment) -> None:
     """A rule for matrices would take a flat piece of several tensors for a vector, and train something else."""
-    if is_flat_piece_of(group, index) and not assignment.elementwise:
+    if len(assignment.shape) < 2 and is_flat_piece_of(group, index) and not assignment.elementwise:
         raise SpaceError(
             f"parameter {name_of(group, index)!r} is a flat piece of {assignment.numel} numbers that an engine cut "
             f"without regard to dimensions, and {assignment.recipe.rule} needs whole tensors; shard the model with "

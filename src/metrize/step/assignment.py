@@ -143,6 +143,16 @@ class Assignment:
         return {key: kept for part in self.declared.values() for key, kept in part.items()}
 
     @functools.cached_property
+    def counts(self) -> frozenset[str]:
+        """Keys of `spec` that decide what to compute, so that reading them must not wait for a device."""
+        return frozenset(filter(on_host, self.spec))
+
+    @functools.cached_property
+    def seeds(self) -> tuple[str, ...]:
+        """Keys of `spec` that are seeds, so that what they lead to depends on the place of every entry."""
+        return tuple(key for key in self.spec if key.rpartition(".")[2] == "seed")
+
+    @functools.cached_property
     def passes(self) -> tuple[Pass, ...]:
         """How the rule goes through a tensor in pieces; empty where it cannot."""
         ahead = frozenset(name for name, storage in self.storages.items() if storage.ahead)
@@ -160,7 +170,7 @@ class Assignment:
             and recipe.rule.elementwise(self.numbers)
         ):
             return False
-        return all(storage.elementwise for storage in self.storages.values()) and not any(map(is_seed, self.spec))
+        return all(storage.elementwise for storage in self.storages.values()) and not self.seeds
 
     @functools.cached_property
     def kernel(self) -> Kernel | None:
@@ -245,6 +255,25 @@ def assign(group: dict[str, Any], index: int, work: Tensor | None = None) -> Ass
     return assignment_of(recipe, space_of(group, index, recipe), p, group)
 
 
+class Assignments:
+    """The assignments of one group, each looked up once; numbers of the group stay as they are meanwhile.
+
+    Args:
+        group: the parameter group.
+    """
+
+    def __init__(self, group: dict[str, Any]) -> None:
+        self.group = group
+        self._known: dict[Any, Assignment] = {}
+
+    def of(self, index: int, work: Tensor) -> Assignment:
+        """As `assign`."""
+        key = (self.group["spaces"][index], work.shape, work.dtype, work.device, work.stride())
+        if key not in self._known:
+            self._known[key] = assign(self.group, index, work)
+        return self._known[key]
+
+
 def assignment_of(recipe: Recipe, space: Space, p: Tensor, numbers: dict[str, Any]) -> Assignment:
     """The assignment of a recipe on a tensor.
 
@@ -297,11 +326,6 @@ _HOST = ("step", "phase", "failures", "seed")
 def on_host(key: str) -> bool:
     """Whether a state is a count that decides what to compute, so that reading it must not wait for a device."""
     return key.rpartition(".")[2] in _HOST
-
-
-def is_seed(key: str) -> bool:
-    """Whether a state is a seed, so that what it leads to depends on the place of every entry."""
-    return key.rpartition(".")[2] == "seed"
 
 
 def passes_of(rule: Rule, numbers: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:

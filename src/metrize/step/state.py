@@ -24,7 +24,7 @@ def new_state(assignment: Assignment, parameter: Tensor, counts: torch.device) -
     state: State = {}
     like = as_real(parameter.detach())
     for key, (shape, dtype) in assignment.spec.items():
-        if on_host(key):
+        if key in assignment.counts:
             state[key] = torch.zeros(shape, dtype=dtype, device=counts)
         elif shape == tuple(like.shape):
             state[key] = torch.zeros_like(like, dtype=dtype)  # with the parameter's memory layout
@@ -32,6 +32,8 @@ def new_state(assignment: Assignment, parameter: Tensor, counts: torch.device) -
             state[key] = torch.zeros(shape, dtype=dtype, device=parameter.device)
     if "master" in state:
         state["master"].copy_(like)  # and not its projection: a step of length zero must not change the parameter
+    if not (assignment.declared["space"] or assignment.declared["step_size"]):
+        return state
     wide = {key: value.unsqueeze(0) for key, value in state.items()}
     start = state.get("master", like).unsqueeze(0)
     space.init_state(space.points(start), wide)

@@ -12,6 +12,7 @@ from metrize.recipe import Recipe
 from metrize.spaces import SpaceError, Vector
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import check_point, declared_space, naming, remind
+from metrize.step.assignment import Assignments
 from metrize.step.group import name_of
 
 Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
@@ -53,6 +54,10 @@ def settle(group: dict[str, Any], recipe: Recipe) -> None:
             spaces.append(declared)
     group["spaces"] = tuple(spaces)
     group["shapes"] = tuple(tuple(p.shape) for p in group["params"])
+    assignments = Assignments(group)
+    for index, p in enumerate(group["params"]):
+        with naming(name_of(group, index)):
+            assignments.of(index, p).check()
 
 
 def newly_declared(group: dict[str, Any]) -> list[int]:

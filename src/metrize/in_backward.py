@@ -88,7 +88,7 @@ class InBackward:
         bucket.gather([member])
         if bucket.group["skip_nonfinite"] and not all_finite(bucket.gradients):
             self.optimizer.param_groups[0]["skipped_steps"] += 1
-            name = name_of(bucket.group, bucket.indices[member])
+            name = bucket.name(member)
             warnings.warn(
                 f"the gradient of {name!r} is not finite: the step of this parameter was skipped (counted in "
                 'param_groups[0]["skipped_steps"])',

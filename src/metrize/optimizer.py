@@ -22,7 +22,7 @@ from metrize.rounding import Rounding
 from metrize.spaces import SpaceError, declare
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import declared_space
-from metrize.step.assembly import assemble, trains
+from metrize.step.assembly import alike_groups, assemble, trains
 from metrize.step.assignment import assign
 from metrize.step.bucket import Bucket
 from metrize.step.exchange import Exchange, reduce_statistics
@@ -214,6 +214,7 @@ class Optimizer(torch.optim.Optimizer):
         signature: list[Any] = [len(self.state), declare.revision()]
         for state in self.state.values():
             signature.extend(map(id, state.values()))  # offloading exchanges them
+        signature += alike_groups(self.param_groups) if len(self.param_groups) > 1 else ()
         for group in self.param_groups:
             signature.append((group["recipe"], group["spaces"], parse_recipe(group["recipe"]).rule.variant(group)))
             for trait in _TRAITS:

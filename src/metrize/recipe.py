@@ -152,7 +152,9 @@ class Recipe(Part):
         """
         step_size = self.step_size
         whole = step_size.scope is not None and self.decay == "l2"  # what was measured had the decay in it
-        if not (self.frame.trivial and step_size.by_entry and isinstance(self.decay, str)) or whole:
+        if not (self.frame.trivial and isinstance(self.decay, str)) or whole:
+            return None
+        if not step_size.by_entry or not offers(step_size, "by_entry", "velocity"):
             return None
         unchanged = offers(self.rule, "kernel", "direction", "gain", "passes")
         return self.rule.kernel(self.decay, numbers) if unchanged else None

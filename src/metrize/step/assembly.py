@@ -34,6 +34,23 @@ def executor_of(assignment: Assignment) -> type[Bucket]:
     return next(executor for executor in EXECUTORS if executor.accepts(assignment))
 
 
+def alike_groups(groups: Groups) -> list[int]:
+    """For each group, the first one with equal numbers and recipe: their members can be stepped together."""
+    first: dict[Any, int] = {}
+    return [first.setdefault(_numbers(at, group), at) for at, group in enumerate(groups)]
+
+
+def _numbers(at: int, group: dict[str, Any]) -> Any:
+    """What must be equal: everything but members and their traits; a group with a tensor for a number stays alone."""
+    try:
+        return tuple((key, value, hash(value))[:2] for key, value in group.items() if key not in _OF_MEMBERS)
+    except TypeError:
+        return at
+
+
+_OF_MEMBERS = frozenset(("params", "param_names", "spaces", "shapes", "name", "skipped_steps", "format"))
+
+
 def trains(p: Tensor) -> bool:
     """Whether a parameter needs state: a frozen one does not, until it is thawed or handed a gradient."""
     return p.requires_grad or p.grad is not None
@@ -51,7 +68,7 @@ def assemble(groups: Groups, states: States, exchange: Exchange) -> list[Bucket]
     known = {id(p) for p, state in states.items() if "phase" in state}
     executors = functools.cache(executor_of)
     seeded = False
-    for at, group in enumerate(groups):
+    for group, alike in zip(groups, alike_groups(groups), strict=True):
         assignments = Assignments(group)
         for index, p in enumerate(group["params"]):
             if not trains(p):
@@ -68,11 +85,11 @@ def assemble(groups: Groups, states: States, exchange: Exchange) -> list[Bucket]
             executor = executors(assignment)
             together, contributes = executor.together(assignment), exchange.contributes(p)
             span = exchange.span(p)
-            among = index if together is None else together
-            key = (at, executor, p.device, contributes, span is not None, among)
+            among = id(p) if together is None else together
+            key = (alike, executor, p.device, contributes, span is not None, among)
             if key not in found:
-                found[key] = _Members(executor, assignment, group, contributes)
-            found[key].add(index, target, span)
+                found[key] = _Members(executor, assignment, contributes)
+            found[key].add(group, index, target, span)
             _ensure_state(group, index, assignment, executor, target, states[p])
     stagger(groups, states, known)
     if seeded:
@@ -83,22 +100,21 @@ def assemble(groups: Groups, states: States, exchange: Exchange) -> list[Bucket]
 class _Members:
     """What becomes a bucket."""
 
-    def __init__(
-        self, executor: type[Bucket], assignment: Assignment, group: dict[str, Any], contributes: bool
-    ) -> None:
-        self.executor, self.assignment, self.group, self.contributes = executor, assignment, group, contributes
-        self.indices: list[int] = []
+    def __init__(self, executor: type[Bucket], assignment: Assignment, contributes: bool) -> None:
+        self.executor, self.assignment, self.contributes = executor, assignment, contributes
+        self.places: list[tuple[dict[str, Any], int]] = []
         self.targets: list[Tensor] = []
         self.spans: list[ShardSpan] = []
 
-    def add(self, index: int, target: Tensor, span: ShardSpan | None) -> None:
-        self.indices.append(index)
+    def add(self, group: dict[str, Any], index: int, target: Tensor, span: ShardSpan | None) -> None:
+        self.places.append((group, index))
         self.targets.append(target)
         self.spans += [] if span is None else [span]
 
     def bucket(self, states: States) -> Bucket:
-        own = [states[self.group["params"][i]] for i in self.indices]
-        return self.executor(self.assignment, self.group, self.indices, self.targets, own, self.contributes, self.spans)
+        own = [states[group["params"][index]] for group, index in self.places]
+        first = self.places[0][0]
+        return self.executor(self.assignment, first, self.places, self.targets, own, self.contributes, self.spans)
 
 
 def _ensure_state(

@@ -17,7 +17,7 @@ from metrize.part import Spec, offers
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rules import Kernel, Metric, Rule
 from metrize.rules.base import Pass
-from metrize.spaces import Space
+from metrize.spaces import Space, SpaceError
 from metrize.spaces.base import compute_dtype
 from metrize.step.group import space_of
 from metrize.step_sizes import StepSize
@@ -125,7 +125,10 @@ class Assignment:
         averages: Spec = {}
         for name, storage in self.storages.items():
             slot = self.slots[name]
-            averages |= storage.state_spec(name, slot.shape, self.dtype, slot.kind)
+            own = storage.state_spec(name, slot.shape, self.dtype, slot.kind)
+            if twice := sorted(own.keys() & averages.keys()):
+                raise SpaceError(_doubled(recipe, twice[0], "rule", "rule"))
+            averages |= own
         return {
             "optimizer": {"step": ((), torch.float32)}
             | ({"master": (tuple(shape), self.dtype)} if self.master else {}),
@@ -141,6 +144,24 @@ class Assignment:
     def spec(self) -> Spec:
         """`declared` as one: key -> (shape, dtype). Allocation, memory reports and checkpoints read this."""
         return {key: kept for part in self.declared.values() for key, kept in part.items()}
+
+    def check(self) -> None:
+        """Refuse two parts that keep a state by one name, and averages that are called like counts.
+
+        Raises:
+            SpaceError: naming the parts and the key.
+        """
+        if reserved := [name for name in self.slots if on_host(name)]:
+            raise SpaceError(
+                f"rule={self.recipe.rule} has an average called {reserved[0]!r}; names that end in "
+                f"{', '.join(_HOST)} are those of counts, so give it another one"
+            )
+        owners: dict[str, str] = {}
+        for part, spec in self.declared.items():
+            for key in spec:
+                if key in owners:
+                    raise SpaceError(_doubled(self.recipe, key, owners[key], part))
+                owners[key] = part
 
     @functools.cached_property
     def counts(self) -> frozenset[str]:
@@ -163,6 +184,7 @@ class Assignment:
         """Whether any part of the tensor can be stepped without the rest, but for the sums of the step size."""
         recipe = self.recipe
         alone = recipe.frame.trivial and recipe.step_size.by_entry and self.decay.elementwise
+        alone = alone and offers(recipe.step_size, "by_entry", "rate", "scaled", "velocity", "measure")
         if not (
             self.plain
             and alone
@@ -306,6 +328,11 @@ def _memory(p: Tensor) -> Memory:
     if p.is_contiguous():
         return "contiguous"
     return "dense" if torch.empty_like(p, device="meta").stride() == p.stride() else "gaps"
+
+
+def _doubled(recipe: Recipe, key: str, first: str, second: str) -> str:
+    named = [f"{slot}={getattr(recipe, slot, None)}" if hasattr(recipe, slot) else slot for slot in (first, second)]
+    return f"{' and '.join(named)} both keep a state called {key!r}; give one of them another name"
 
 
 def _as_they_are(stack: Tensor) -> Tensor:

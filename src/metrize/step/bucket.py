@@ -17,7 +17,7 @@ from metrize.step.windows import ShardSpan
 
 @dataclasses.dataclass
 class Bucket:
-    """Parameters of one group with one assignment, as an executor steps them.
+    """Parameters with one assignment and equal numbers, as an executor steps them.
 
     A step visits all buckets phase by phase, so that what must cross processes can cross in one message for the whole
     model: `gather` (take the gradients) - `statistics` (small sums every process must agree on) - `receive` (those
@@ -25,8 +25,8 @@ class Bucket:
 
     Args:
         assignment: of all members, or of the first where shapes may differ.
-        group: the parameter group, whose numbers are read at every step.
-        indices: places of the members in the group.
+        group: a parameter group, whose numbers are read at every step; those of other members' groups are equal.
+        places: the group of each member, and its place in it.
         params: what is stepped for each member: the parameter itself, or what this process steps in its stead.
         states: state of each member.
         contributes: whether this process adds what it measures of the members to sums, or another one does.
@@ -35,7 +35,7 @@ class Bucket:
 
     assignment: Assignment
     group: dict[str, Any]
-    indices: list[int]
+    places: list[tuple[dict[str, Any], int]]
     params: list[Tensor]
     states: list[State]
     contributes: bool = True
@@ -93,9 +93,13 @@ class Bucket:
             grad = self.params[i].grad
             if grad is not None:
                 if grad.layout != torch.strided:
-                    raise TypeError(_sparse(name_of(self.group, self.indices[i]), grad))
+                    raise TypeError(_sparse(self.name(i), grad))
                 self.present.append(i)
                 self.gradients.append(as_real(grad.resolve_conj()))
+
+    def name(self, member: int) -> str:
+        """The name of a member, for errors."""
+        return name_of(*self.places[member])
 
     def statistics(self) -> Tensor | None:
         """This bucket's share of a sum over the scope of its step size, to be complete before `apply`."""

@@ -16,7 +16,6 @@ from metrize.spaces.declare import check_point, naming
 from metrize.step.assignment import Assignment
 from metrize.step.batch import Batch
 from metrize.step.bucket import Bucket
-from metrize.step.group import name_of
 from metrize.step.journey import stack
 from metrize.step.sizes import batched_size
 from metrize.step.state import State, stacked
@@ -99,7 +98,7 @@ class Stacked(Bucket):
             known = bool(self._versions)
             if known and p._version == self._versions[i]:
                 continue
-            with naming(name_of(self.group, self.indices[i])):
+            with naming(self.name(i)):
                 # a new bucket may hold what was a 16-bit parameter until now; polishing takes care of that
                 check_point(self.space, p, p.dtype if known else torch.bfloat16)
             if known:
@@ -112,5 +111,5 @@ class Stacked(Bucket):
         try:
             yield
         except FrameError as error:
-            at = self.indices[members[error.member // math.prod(self.assignment.batch)]]
-            raise FrameError(f"parameter {name_of(self.group, at)!r}: {error}", error.member) from None
+            name = self.name(members[error.member // math.prod(self.assignment.batch)])
+            raise FrameError(f"parameter {name!r}: {error}", error.member) from None

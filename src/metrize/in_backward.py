@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from metrize.linalg import all_finite, is_sharded
+from metrize.ambient import isolated
+from metrize.linalg import all_usable, fault_of, is_sharded
 from metrize.optimizer import Optimizer
 from metrize.recipe import parse_recipe
 from metrize.step.bucket import Bucket
@@ -63,6 +64,7 @@ class InBackward:
         for handle in self._handles:
             handle.remove()
 
+    @isolated
     @torch.no_grad()
     def _arrived(self, p: Tensor) -> None:
         self._passes[p] = self._passes.get(p, 0) + 1
@@ -86,14 +88,13 @@ class InBackward:
 
     def _step(self, bucket: Bucket, member: int) -> None:
         bucket.gather([member])
-        if bucket.group["skip_nonfinite"] and not all_finite(bucket.gradients):
+        if bucket.group["skip_nonfinite"] and not all_usable(bucket.gradients):
             self.optimizer.param_groups[0]["skipped_steps"] += 1
-            name = bucket.name(member)
             warnings.warn(
-                f"the gradient of {name!r} is not finite: the step of this parameter was skipped (counted in "
-                'param_groups[0]["skipped_steps"])',
+                f"the gradient of {bucket.name(member)!r} {fault_of(bucket.gradients[0])}: the step of this parameter "
+                'was skipped (counted in param_groups[0]["skipped_steps"])',
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
             bucket.gradients = []
             return

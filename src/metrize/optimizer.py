@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from metrize import checkpoint
+from metrize.ambient import isolated
 from metrize.groups import Params, named_members, newly_declared, settle
-from metrize.linalg import all_finite, held, is_sharded
+from metrize.linalg import all_usable, fault_of, held, is_sharded
 from metrize.norms.base import parse_norm
 from metrize.part import Spec
 from metrize.recipe import Recipe, parse_recipe
@@ -101,6 +102,7 @@ class Optimizer(torch.optim.Optimizer):
         }
         super().__init__(members, defaults)
 
+    @isolated
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with their own ``recipe``, ``space`` or numbers if wanted.
 
@@ -139,13 +141,18 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._take()
+        return loss
+
+    @isolated
+    def _take(self) -> None:
         maybe_probe = not self.state and all(float(group["lr"]) == 0 for group in self.param_groups)
         self.init_state()
         # a framework asks a fresh optimizer to allocate its state, by a step with lr 0 and zero gradients
         if not (maybe_probe and self._exchange.agree(self._idle())):
             self._run()
-        return loss
 
+    @isolated
     @torch.no_grad()
     def init_state(self) -> None:
         """Allocate the state of every parameter now instead of at the first step.
@@ -176,6 +183,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         return checkpoint.save(self, super().state_dict)
 
+    @isolated
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint, every tensor in its own dtype.
 
@@ -243,23 +251,23 @@ class Optimizer(torch.optim.Optimizer):
     def _finite(self) -> bool:
         """Whether the gradients that this process holds are usable, in groups that ask for it."""
         guarded = (p.grad for group in self.param_groups if group["skip_nonfinite"] for p in group["params"])
-        return all_finite([held(g) for g in guarded if g is not None and g.layout == torch.strided])
+        return all_usable([held(g) for g in guarded if g is not None and g.layout == torch.strided])
 
     def _skip(self) -> None:
         self.param_groups[0]["skipped_steps"] += 1
         warnings.warn(
-            f"the gradient of {self._first_nonfinite()!r} is not finite: step skipped, nothing was changed "
+            f"{self._first_fault()}: step skipped, nothing was changed "
             '(counted in param_groups[0]["skipped_steps"]; skip_nonfinite=False takes such steps)',
             RuntimeWarning,
-            stacklevel=8,
+            stacklevel=10,
         )
 
-    def _first_nonfinite(self) -> str:
+    def _first_fault(self) -> str:
         for group in self.param_groups:
             for index, p in enumerate(group["params"]):
-                if p.grad is not None and not all_finite([held(p.grad)]):
-                    return name_of(group, index)
-        return "a parameter of another process"
+                if p.grad is not None and not all_usable([held(p.grad)]):
+                    return f"the gradient of {name_of(group, index)!r} {fault_of(held(p.grad))}"
+        return "a gradient of another process is not finite, or too large to be squared"
 
     def _discover(self) -> None:
         """Take in declarations that came to light since construction, and refuse gradients no rule can use."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metrize.ambient import isolated
 from metrize.linalg import whole
 from metrize.optimizer import Optimizer
 from metrize.recipe import parse_recipe
@@ -42,9 +43,20 @@ def measured(optimizer: Optimizer) -> Iterator[dict[str, Sizes]]:
     Yields:
         A dict that is empty in the block, and holds `Sizes` by the parameter's name behind it.
     """
-    before = [[whole(p.detach()).clone() for p in group["params"]] for group in optimizer.param_groups]
+    before = _copies(optimizer)
     sizes: dict[str, Sizes] = {}
     yield sizes
+    sizes.update(_sizes(optimizer, before))
+
+
+def _copies(optimizer: Optimizer) -> list[list[Tensor]]:
+    return [[whole(p.detach()).clone() for p in group["params"]] for group in optimizer.param_groups]
+
+
+@isolated
+def _sizes(optimizer: Optimizer, before: list[list[Tensor]]) -> dict[str, Sizes]:
+    """The norms of all weights and of what they differ by."""
+    sizes: dict[str, Sizes] = {}
     for group, kept in zip(optimizer.param_groups, before, strict=True):
         norm = parse_recipe(group["recipe"]).rule.in_norm()
         for index, (p, old) in enumerate(zip(group["params"], kept, strict=True)):
@@ -52,3 +64,4 @@ def measured(optimizer: Optimizer) -> Iterator[dict[str, Sizes]]:
                 now = as_real(whole(p.detach()))
                 pair = torch.stack([now, now - as_real(old)])
             sizes[name_of(group, index)] = Sizes(*norm.norm(pair).unbind())
+    return sizes

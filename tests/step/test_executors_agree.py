@@ -132,7 +132,9 @@ def test_memory_layout_does_not_matter(rule: Rule, layout: str) -> None:
         shape = parameter(layout).shape
         if legal(recipe, shape):
             p = parameter(layout)
-            expected = run(recipe, nn.Parameter(p.detach().clone(memory_format=torch.contiguous_format)), Stacked, steps=2)
+            expected = run(
+                recipe, nn.Parameter(p.detach().clone(memory_format=torch.contiguous_format)), Stacked, steps=2
+            )
             close(run(recipe, p, steps=2), expected)
 
 

@@ -1,7 +1,7 @@
 """Batched kernels on ``[..., rows, columns]``: pure tensor functions that know nothing of optimizers."""
 
 from metrize.linalg.eigenbasis import LinAlgError
-from metrize.linalg.finite import all_finite
+from metrize.linalg.finite import all_finite, all_usable, fault_of, largest_usable
 from metrize.linalg.orthogonalize import orthogonalize
 from metrize.linalg.phi import phi
 from metrize.linalg.polar import newton_schulz_polish, polar
@@ -17,11 +17,14 @@ __all__ = [
     "LinAlgError",
     "addmm",
     "all_finite",
+    "all_usable",
+    "fault_of",
     "held",
     "householder_signs",
     "in_rows",
     "is_flat_piece",
     "is_sharded",
+    "largest_usable",
     "newton_schulz_polish",
     "orthogonalize",
     "phi",

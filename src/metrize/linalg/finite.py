@@ -1,4 +1,4 @@
-"""Is every number finite? One read of the data, no temporary."""
+"""Can every number be worked with? One read of the data, no temporary."""
 
 from __future__ import annotations
 
@@ -8,25 +8,43 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_HEADROOM = 32  # bits: for sums over a tensor and over steps, and for divisions by 1 - beta
+
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no tensor holds a NaN or an infinity.
+    """Whether no tensor holds a NaN or an infinity."""
+    return _bounded(tensors, math.inf)
 
-    A sum of squares is finite only if every number is, and the matrix library reads memory faster than any
-    elementwise test. It may overflow on finite numbers, so that only its alarm is checked entry by entry.
+
+def all_usable(tensors: Sequence[Tensor]) -> bool:
+    """Whether no gradient holds a NaN, or a number whose square is too large to be summed up (`largest_usable`).
+
+    Entry by entry, so that the answer does not depend on how a tensor is cut.
     """
-    alarms: dict[torch.device, list[Tensor]] = {}
+    return _bounded(tensors, None)
+
+
+def largest_usable(dtype: torch.dtype) -> float:
+    """The largest entry of a gradient that averages of squares can take: 2^48 in 32 bits and less, 2^496 in 64."""
+    wide = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+    return 2.0 ** ((math.frexp(torch.finfo(wide).max)[1] - _HEADROOM) // 2)
+
+
+def fault_of(tensor: Tensor) -> str:
+    """What is wrong with a gradient that is not usable, as a clause."""
+    if not all_finite([tensor]):
+        return "is not finite"
+    kind = "float64" if tensor.dtype in (torch.float64, torch.complex128) else "float32"
+    limit = largest_usable(tensor.dtype)
+    return f"is too large: sums of its squares overflow {kind} (entries up to {limit:.2g} are taken)"
+
+
+def _bounded(tensors: Sequence[Tensor], bound: float | None) -> bool:
+    extremes: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
-        alarms.setdefault(tensor.device, []).append(_energy(tensor))
-    if all(math.isfinite(float(torch.stack(alarm).sum())) for alarm in alarms.values()):
-        return True
-    return all(bool(torch.isfinite(t).all()) for t in tensors)
-
-
-def _energy(tensor: Tensor) -> Tensor:
-    if tensor.dtype == torch.float32 and tensor.is_contiguous():
-        flat = tensor.view(-1)
-        return torch.dot(flat, flat)
-    half = tensor.dtype == torch.float16  # whose sums overflow soon; all other dtypes are summed up without a copy
-    total = tensor.sum(dtype=torch.float32 if half else None)
-    return total.abs().float() if tensor.is_complex() else total.float()
+        if tensor.numel() and tensor.device.type != "meta":
+            seen = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+            least, most = torch.aminmax(seen)  # a NaN is both
+            limit = min(largest_usable(tensor.dtype) if bound is None else bound, torch.finfo(seen.dtype).max)
+            extremes.setdefault(tensor.device, []).append((least >= -limit) & (most <= limit))
+    return all(bool(torch.stack(each).all()) for each in extremes.values())

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from metrize.ambient import users_precision
 from metrize.linalg.polar import polar
 from metrize.linalg.polar_express import Coefficients, polar_express, shrunk
 from metrize.linalg.unit import unit
@@ -74,7 +75,8 @@ def orthogonalize(x: Tensor, accuracy: Accuracy = "tight", dtype: torch.dtype | 
     flat = start.reshape(-1, m, n)
     rows = flat.mT if m > n else flat
     products = rows.to(dtype or _fast_dtype(start, min(m, n)))
-    found = newton_schulz(products, _SCHEDULES[accuracy]()).to(start.dtype)
+    with users_precision():
+        found = newton_schulz(products, _SCHEDULES[accuracy]()).to(start.dtype)
     return (found.mT if m > n else found).view(x.shape)
 
 

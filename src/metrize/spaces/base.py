@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from metrize.ambient import isolated
 from metrize.linalg import all_finite
 from metrize.part import Part, Spec, parse
 
@@ -121,6 +122,7 @@ class Space(Part):
     def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
         """Remove accumulated rounding where the count of steps says so; ``steps`` is ``[B]`` on the host."""
 
+    @isolated
     @torch.no_grad()
     def project_(self, tensor: Tensor) -> Tensor:
         """Put a whole parameter on the space in place, in float32 at least.
@@ -136,6 +138,7 @@ class Space(Part):
         points.copy_(self.project(points))
         return tensor.copy_(wide.squeeze(0))
 
+    @isolated
     @torch.no_grad()
     def random_(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
         """Fill a whole parameter with a random point, in place: a Gaussian tensor put on the space.
@@ -156,6 +159,7 @@ class Space(Part):
         gauss = torch.randn(tensor.shape, generator=generator, dtype=dtype, device=generator.device)
         return tensor.copy_(gauss if self.flat else self.project_(gauss))
 
+    @isolated
     @torch.no_grad()
     def error_of(self, tensor: Tensor) -> Tensor:
         """The largest error over the points of one parameter, a 0-d tensor."""

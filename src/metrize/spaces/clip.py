@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from metrize.ambient import isolated
 from metrize.spaces.base import Space, compute_dtype, parse_space
 from metrize.spaces.declare import declared_space, naming, remind
 from metrize.spaces.orthonormal import Orthonormal
@@ -18,6 +19,7 @@ Clipped = nn.Module | Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 Pair = tuple[Tensor, Tensor]  # a weight and its gradient
 
 
+@isolated
 @torch.no_grad()
 def clip_lift_norm_(
     params: Clipped, max_norm: float, *, space: Space | None = None, error_if_nonfinite: bool = False

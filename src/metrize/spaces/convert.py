@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from metrize.ambient import isolated
 from metrize.spaces.base import Space, SpaceError
 from metrize.spaces.declare import constrain, naming, spaces_of
 from metrize.spaces.orthogonal import Orthogonal
@@ -25,6 +26,7 @@ Place = tuple[str, nn.Module, str]  # the weight's name in the model, the module
 _MAPS = (None, "matrix_exp", "cayley", "householder")
 
 
+@isolated
 def from_parametrization(model: nn.Module, name: str | None = None, space: Space | None = None) -> nn.Module:
     """Make plain constrained weights of those that ``torch.nn.utils.parametrizations.orthogonal`` computes.
 
@@ -60,6 +62,7 @@ def from_parametrization(model: nn.Module, name: str | None = None, space: Space
     return model
 
 
+@isolated
 def to_parametrization(model: nn.Module, name: str | None = None, orthogonal_map: str | None = None) -> nn.Module:
     """Let ``torch.nn.utils.parametrizations.orthogonal`` compute what are constrained weights now.
 
@@ -91,6 +94,7 @@ def to_parametrization(model: nn.Module, name: str | None = None, orthogonal_map
     return model
 
 
+@isolated
 def from_geoopt(model: nn.Module, name: str | None = None) -> nn.Module:
     """Make plain constrained weights of geoopt's manifold parameters.
 
@@ -122,6 +126,7 @@ def from_geoopt(model: nn.Module, name: str | None = None) -> nn.Module:
     return model
 
 
+@isolated
 def to_geoopt(model: nn.Module, name: str | None = None) -> nn.Module:
     """Make geoopt's manifold parameters of constrained weights.
 

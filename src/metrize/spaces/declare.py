@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metrize.ambient import isolated
 from metrize.linalg import whole
 from metrize.spaces.base import Space, SpaceError, parse_space
 
@@ -17,6 +18,7 @@ _TAG = "metrize_space"  # on parameters: sentence
 _revision = 0
 
 
+@isolated
 def constrain(module: nn.Module, name: str, space: Space | None, *, project: bool = True) -> nn.Module:
     """Let a weight of a module live on a space from now on; every optimizer of this library honours it.
 
@@ -61,6 +63,7 @@ def spaces_of(model: nn.Module) -> dict[str, Space]:
     return {name: parse_space(sentence) for name, (_, sentence) in _declared(model).items()}
 
 
+@isolated
 def error_on_space(model: nn.Module) -> dict[str, Tensor]:
     """How far each constrained weight is from satisfying its space's equation, by qualified name.
 
@@ -103,6 +106,7 @@ def revision() -> int:
     return _revision
 
 
+@isolated
 def check_point(space: Space, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
     """Refuse a tensor that is off its space by more than rounding to a dtype explains, its own if not said.
 

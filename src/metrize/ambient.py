@@ -1,0 +1,112 @@
+"""Arithmetic that does not depend on the surroundings it is called in."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PRODUCTS = (("cuda", "matmul"), ("mkldnn", "matmul"))
+_chosen: list[Callable[[], None]] = []  # how the user's precision of products is put back, for `users_precision`
+
+
+def isolated(function: Callable[P, R]) -> Callable[P, R]:
+    """Call a function without autocast, in torch's own default dtype and device, with products in full float32.
+
+    Code that is called from there may ask for the user's precision again (`users_precision`). Where nothing differs
+    from torch's defaults, this costs four questions.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not _disturbed():
+            return function(*args, **kwargs)
+        with neutral():
+            return function(*args, **kwargs)
+
+    return call
+
+
+@contextlib.contextmanager
+def neutral() -> Iterator[None]:
+    """The surroundings of `isolated`."""
+    dtype = torch.get_default_dtype()
+    with contextlib.ExitStack() as stack:
+        for device in torch._C._autocast_supported_devices():
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch._C._len_torch_function_stack():  # a default device is a mode on this stack
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        stack.enter_context(_full_products())
+        yield
+
+
+@contextlib.contextmanager
+def users_precision() -> Iterator[None]:
+    """Matrix products as the user chose, for methods that are made for little precision, such as Newton-Schulz."""
+    if not _chosen:
+        yield
+        return
+    _chosen[-1]()
+    try:
+        yield
+    finally:
+        _set_full()
+
+
+def _disturbed() -> bool:
+    return (
+        torch._C._is_any_autocast_enabled()
+        or torch.get_default_dtype() != torch.float32
+        or torch._C._len_torch_function_stack() > 0
+        or _legacy_precision() != "highest"
+    )
+
+
+def _legacy_precision() -> str:
+    """`torch.get_float32_matmul_precision`, which refuses to answer where precisions were set for each backend."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return "mixed"
+
+
+@contextlib.contextmanager
+def _full_products() -> Iterator[None]:
+    legacy = _legacy_precision()
+    if legacy == "highest":
+        yield
+        return
+    each = [(*place, torch._C._get_fp32_precision_getter(*place)) for place in _PRODUCTS]
+
+    def restore() -> None:
+        if legacy != "mixed":
+            torch.set_float32_matmul_precision(legacy)
+            return
+        for kept in each:
+            torch._C._set_fp32_precision_setter(*kept)
+
+    _chosen.append(restore)
+    _set_full()
+    try:
+        yield
+    finally:
+        _chosen.pop()
+        restore()
+
+
+def _set_full() -> None:
+    if _legacy_precision() == "mixed":
+        for place in _PRODUCTS:
+            torch._C._set_fp32_precision_setter(*place, "ieee")
+    else:
+        torch.set_float32_matmul_precision("highest")

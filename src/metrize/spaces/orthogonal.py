@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metrize.linalg import newton_schulz_polish, phi, skew
 from metrize.spaces.base import SpaceError
+from metrize.spaces.shortened import shortened
 from metrize.spaces.stiefel import Stiefel
 
 
@@ -44,7 +45,7 @@ class Orthogonal(Stiefel):
 
     def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
         if self.retraction == "geodesic":
-            a = skew(velocity)
+            a = skew(shortened(velocity))
             points.add_(points @ (a @ phi(a)))  # e^A - I, without the 2n x 2n matrix of the tall case
         else:
             super().move_(points, velocity, section, state)

@@ -16,6 +16,7 @@ from metrize.part import Spec, choice
 from metrize.spaces.base import Space, SpaceError, compute_dtype
 from metrize.spaces.retractions import RETRACTIONS, Drag
 from metrize.spaces.sections import ClosedForm, Stored, dense_complement, random_complement
+from metrize.spaces.shortened import shortened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Orthonormal(Space, abstract=True):
         return coords[..., coords.shape[-1] :, :]  # B; the axes of A are those of Y itself
 
     def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
-        n = points.shape[-1]
+        n, velocity = points.shape[-1], shortened(velocity)
         a, b = velocity[..., :n, :], velocity[..., n:, :] if section is not None else None
         pushed = None if b is None else section.push(b)
         increment, drag = self._retract(points, pushed, a, b)

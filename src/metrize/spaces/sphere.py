@@ -14,6 +14,7 @@ from torch import Tensor
 from metrize.part import Spec, choice
 from metrize.spaces.base import Space, SpaceError
 from metrize.spaces.retractions import sinc
+from metrize.spaces.shortened import LONGEST, shortened
 
 
 class Reflection(NamedTuple):
@@ -114,7 +115,10 @@ class Sphere(Space):
         return coords
 
     def move_(self, points: Tensor, velocity: Tensor, section: Reflection, state: dict[str, Tensor]) -> None:
-        b = velocity.clone()
+        def sq_norm(v: Tensor) -> Tensor:
+            return v.square().sum(section.axes, keepdim=True)
+
+        b = shortened(velocity, LONGEST * self.radius, sq_norm).clone()
         self._top(b).zero_()
         square = b.square().sum(section.axes, keepdim=True) / self.radius**2
         if self.retraction == "cayley":

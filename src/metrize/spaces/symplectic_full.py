@@ -30,6 +30,7 @@ from metrize.spaces.base import compute_dtype
 from metrize.spaces.grassmann import Grassmann
 from metrize.spaces.orthonormal import Orthonormal
 from metrize.spaces.retractions import cayley
+from metrize.spaces.shortened import shortened
 
 LARGEST_STEP = math.sqrt(2)  # below it ||S||_2 <= ||a||_2 / 2 + ||b||_2^2 / 4 < 1, so that I - S is invertible
 _NEAR = 0.9  # ||U^+ U - I|| from which Newton's iteration is sure to converge
@@ -181,8 +182,7 @@ class Full:
         return fresh if verdict is None else torch.where(verdict[0][..., None, None], kept, fresh)
 
     def _shortened(self, velocity: Tensor) -> Tensor:
-        length = self.sq_norm(velocity).sqrt()[..., None, None]
-        return velocity * (self.max_step / length).clamp(max=1)
+        return shortened(velocity, self.max_step, lambda v: self.sq_norm(v)[..., None, None])
 
     def _worse(self, now: list[Tensor], after: list[Tensor]) -> tuple[Tensor, Tensor] | None:
         """Which sections ``[B, *batch]`` are conditioned worse than allowed and than now, and how; None: no suspect."""

@@ -11,7 +11,7 @@ import torch
 from metrize.decay import DECAYS, Decay
 from metrize.frames import Frame, Identity
 from metrize.moments import Dense, Moments
-from metrize.part import Part, choice, parse
+from metrize.part import Part, choice, known_parts, parse
 from metrize.rounding import Nearest, Rounding
 from metrize.rules import Adam, Rule
 from metrize.spaces import Space, SpaceError, Vector
@@ -67,7 +67,7 @@ class Recipe(Part):
     def _check(self, slot: str, kind: type[Part]) -> None:
         value = getattr(self, slot)
         if not isinstance(value, kind):
-            kinds = [cls for cls in Part.known.values() if issubclass(cls, kind) and cls is not kind]
+            kinds = [cls for cls in known_parts().values() if issubclass(cls, kind) and cls is not kind]
             fits = sorted(f"{cls.__module__}.{cls.__name__}" for cls in kinds)
             raise TypeError(f"{slot}={value!r} is no {kind.__name__.lower()}; it may be {', '.join(fits)}")
 

@@ -7,7 +7,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metrize.public import *
+    from metrize.public import *  # noqa: F403
     from metrize.public import __all__ as __all__
 
 __version__ = "0.1.0"

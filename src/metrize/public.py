@@ -52,6 +52,7 @@ from metrize.named import (
     StiefelSMMF,
     catalogue,
 )
+from metrize.named.create import create
 from metrize.optimizer import Optimizer
 from metrize.part import parse
 from metrize.recipe import Recipe
@@ -154,6 +155,7 @@ __all__ = [
     "clip_lift_norm_",
     "constrain",
     "convert_lr",
+    "create",
     "error_on_space",
     "frames",
     "from_geoopt",

@@ -125,7 +125,8 @@ def _unknown(name: str, tasks: list[str]) -> str:
     public = {known.lower() for known in KNOWN}
     own = "or a function that makes a model, such as package.module:make_model"
     if name.lower() in public:
-        return f"of {name!r} only the shapes are known, which `metrize memory` reads; give a task ({', '.join(tasks)}), {own}"
+        shapes = f"of {name!r} only the shapes are known, which `metrize memory` reads"
+        return f"{shapes}; give a task ({', '.join(tasks)}), {own}"
     return f"unknown model {name!r}{near(name, [*tasks, *KNOWN])}; {own}"
 
 

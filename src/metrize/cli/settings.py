@@ -55,7 +55,8 @@ class Setting:
         """The configuration of a run with the default method and seed.
 
         Raises:
-            ValueError: the task is an option without its flag, a ``model`` word is not ``name=value``, or the processes cannot share a batch evenly.
+            ValueError: the task is an option that lacks its flag, a ``model`` word is not ``name=value``, or the
+                processes cannot share a batch evenly.
         """
         from metrize.lab.compare import parse_options
 

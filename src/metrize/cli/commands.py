@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
+from metrize import __version__
 from metrize.cli import show
-from metrize.cli.progress import watching
 from metrize.cli.settings import Count, Json, Setting, Words
 from metrize.lab.config import RunConfig
 
 app = App(
     name="metrize",
     help="Optimizers that give every tensor the geometry it deserves: train, compare, report.",
-    version=version("metrize"),
+    version=__version__,
     default_parameter=Parameter(negative=(), show_env_var=False),
 )
 data_app = App(name="data", help="Get data sets.")
@@ -79,6 +78,7 @@ def train(
             is possible.
         as_json: Print the table as JSON and nothing else; progress goes to standard error.
     """
+    from metrize.cli.progress import watching
     from metrize.lab.compare import parse_options
     from metrize.lab.methods import space_of
     from metrize.lab.report import draw_report
@@ -123,6 +123,7 @@ def compare(
         resume: Go on with the interrupted comparison in this folder; finished runs are not repeated.
         as_json: Print the table as JSON and nothing else; progress goes to standard error.
     """
+    from metrize.cli.progress import watching
     from metrize.lab.compare import compare as compare_runs
     from metrize.lab.compare import parse_method
     from metrize.lab.runs import Comparison

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrize import checkpoint
+from metrize import checkpoint, summary
 from metrize.ambient import isolated
 from metrize.groups import Params, named_members, newly_declared, settle
 from metrize.linalg import all_usable, fault_of, held, is_sharded
@@ -208,6 +208,19 @@ class Optimizer(torch.optim.Optimizer):
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
         self._buckets = None
+
+    def summary(self) -> str:
+        """A line for each group: its parameters, rule and numbers, the bytes of its state, and on which space it lives.
+
+        The bytes are those of the whole state, whether it is allocated yet or not.
+        """
+        return summary.summary(type(self).__name__, self.param_groups)
+
+    def __repr__(self) -> str:
+        try:
+            return self.summary()
+        except Exception:  # a debugger shows an optimizer that is half made, too
+            return super().__repr__()
 
     def recipes(self) -> list[Recipe]:
         """The recipe of each parameter group."""

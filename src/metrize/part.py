@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import difflib
 import functools
+import importlib
 from typing import Any, ClassVar, Self
 
 import torch
@@ -48,6 +49,12 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
+def known_parts() -> dict[str, type[Part]]:
+    """Every part by name: those of the library, which are imported here if they were not yet, and the user's own."""
+    importlib.import_module("metrize.public")
+    return Part.known
+
+
 @functools.lru_cache(maxsize=1024)
 def parse(sentence: str) -> Part:
     """Read a part from its sentence, such as ``"Stiefel(blocks=21)"``; nothing is evaluated.
@@ -88,9 +95,9 @@ def _build(node: ast.expr, sentence: str) -> Any:
 
 
 def _class_of(name: str, sentence: str) -> type[Part]:
-    if name not in Part.known:
-        close = difflib.get_close_matches(name, Part.known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; known parts: {', '.join(sorted(Part.known))}"
+    if name not in Part.known and name not in (known := known_parts()):
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; known parts: {', '.join(sorted(known))}"
         raise ValueError(f"unknown part {name!r} in {sentence!r}{hint}")
     return Part.known[name]
 

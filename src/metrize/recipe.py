@@ -12,7 +12,7 @@ import torch
 from metrize.decay import DECAYS, Convention, Decay
 from metrize.frames import Frame, Identity
 from metrize.moments import Dense, Moments
-from metrize.part import Part, choice, offers, parse
+from metrize.part import Part, choice, known_parts, offers, parse
 from metrize.rounding import Nearest, Rounding
 from metrize.rules import Adam, Kernel, Rule
 from metrize.spaces import Space, SpaceError, Vector
@@ -69,7 +69,7 @@ class Recipe(Part):
     def _check(self, slot: str, kind: type[Part]) -> None:
         value = getattr(self, slot)
         if not isinstance(value, kind):
-            kinds = [cls for cls in Part.known.values() if issubclass(cls, kind) and cls is not kind]
+            kinds = [cls for cls in known_parts().values() if issubclass(cls, kind) and cls is not kind]
             fits = sorted(f"{cls.__module__}.{cls.__name__}" for cls in kinds)
             raise TypeError(f"{slot}={value!r} is no {kind.__name__.lower()}; it may be {', '.join(fits)}")
 

@@ -12,7 +12,7 @@ from metrize.bucket import Bucket, Fused
 from metrize.exchange import Exchange
 from metrize.frames import Frame
 from metrize.framing import point_shape
-from metrize.groups import is_flat_piece_of, name_of, space_of
+from metrize.groups import check, is_flat_piece_of, name_of, space_of, trains
 from metrize.kinds import alone, by_entry, kind_of
 from metrize.linalg import is_sharded
 from metrize.recipe import Recipe, parse_recipe
@@ -22,11 +22,6 @@ from metrize.state import drawn, new_state, real, state_spec
 
 if TYPE_CHECKING:
     from metrize.optimizer import Optimizer
-
-
-def trains(p: Tensor) -> bool:
-    """Whether a parameter needs state: a frozen one does not, until it is thawed or handed a gradient."""
-    return p.requires_grad or p.grad is not None
 
 
 def exchange_of(optimizer: Optimizer) -> Exchange:
@@ -94,8 +89,11 @@ def _refuse_flat_piece(recipe: Recipe, space: Space, group: dict[str, Any], inde
 
 def _ensure_state(optimizer: Optimizer, group: dict[str, Any], index: int, work: Tensor, kind: type[Bucket]) -> None:
     """Make what is missing of the state of a parameter, of which this process steps `work`."""
-    recipe = parse_recipe(group["recipe"])
-    state, space = optimizer.state[group["params"][index]], space_of(group, index, recipe)
+    recipe, p = parse_recipe(group["recipe"]), group["params"][index]
+    state, space = optimizer.state[p], space_of(group, index, recipe)
+    if not state:
+        with naming(name_of(group, index)):
+            check(recipe, space, p)  # which may have been frozen until now
     spec = state_spec(recipe, space, work, group)
     for key, value in state.items():
         if key in spec and tuple(value.shape) != tuple(spec[key][0]):  # a kernel would write past the end

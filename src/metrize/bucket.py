@@ -226,7 +226,7 @@ class Stacked(Bucket):
             return
         grad = self._descent(grad, stack)
         averages = Averages(self.recipe.moments, state, self._slots, self.recipe.frame.delay)
-        framing = Framing(self.recipe.frame, space, self._batch, state, averages)
+        framing = Framing(self.recipe.frame.told(self.group), space, self._batch, state, averages)
         looks = bool(averages.step[0] <= 0)
         rate = self._rate(stack, points, state)
         if not looks:

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
+import itertools
 import operator
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metrize import checkpoint
-from metrize.assembly import assemble, exchange_of, trains
+from metrize.arguments import APART, SYNONYMS, arguments_of, given, unknown
+from metrize.assembly import assemble, exchange_of
 from metrize.bucket import Bucket
+from metrize.decay import Decay
 from metrize.exchange import Exchange, settle_sums
-from metrize.groups import Params, name_of, named_members, newly_declared, settle, space_of
+from metrize.frames import Frame
+from metrize.groups import Params, name_alike, name_of, newly_declared, settle, space_of, trains
 from metrize.linalg import all_finite, held
-from metrize.part import Spec, parse
+from metrize.method import SLOTS, Given, Method, Nothing, checked, groups_of, method_of, slots_of, understood
+from metrize.moments import Moments
+from metrize.part import Part, Spec
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
-from metrize.rules.steepest import Dualized
-from metrize.spaces import SpaceError, declare
-from metrize.spaces.base import parse_space
+from metrize.spaces import Space, SpaceError, declare
 from metrize.spaces.declare import declared_space
 from metrize.state import state_spec
+from metrize.step_sizes import StepSize
 
 
 def _address(p: Tensor) -> int:
@@ -34,7 +39,8 @@ def _address(p: Tensor) -> int:
 
 
 # what may change in place, by `module.to`, assignments to `data` and thawing
-_TRAITS = (id, _address, operator.attrgetter("dtype", "shape"), Tensor.stride, trains)
+_TRAITS = (_address, operator.attrgetter("dtype", "shape"), Tensor.stride)
+_OWN = {"skipped_steps": 0, "format": checkpoint.FORMAT}  # of every group, beside its numbers
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -46,80 +52,141 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         params: a module, parameters, named parameters, or groups. A module's declared spaces (`metrize.constrain`) are
-            honoured; so are those of bare parameters.
-        recipe: the five answers; a group may hold its own under ``"recipe"``, or another ``"space"`` or ``"norm"``.
+            honoured; so are those of bare parameters. A group may hold any other argument in its own value, another
+            ``"norm"``, or its own ``"recipe"``; frozen parameters are passed over.
+        recipe: the five answers; or its rule alone, the text of either, or an optimizer of the catalogue or its name,
+            which then trains with its own numbers.
         lr: learning rate, a number or a 0-d tensor.
         weight_decay: per the recipe's convention.
         maximize: ascend instead.
         skip_nonfinite: a step in which any gradient holds a NaN or an infinity leaves parameters, averages and counts
             untouched, and is counted in ``param_groups[0]["skipped_steps"]``.
-        rounding: of bfloat16 parameters, over that of the recipes.
+        space, frame, moments, step_size, decay, rounding: over that of all recipes; see `Recipe`.
+        divide: makes groups of a module or of a list of parameters, each with its own recipe and numbers.
         hyper: the numbers of the rule, such as ``betas`` and ``eps``.
 
     Raises:
         SpaceError: a parameter its space cannot hold or that is off its space, by name.
-        TypeError: an unknown option.
+        TypeError: an unknown option, or a value that is no number.
         ValueError: a number out of range.
     """
+
+    further: ClassVar[type[Part] | None] = None
+    """The part whose arguments this optimizer takes beside its own."""
 
     _buckets: list[Bucket] | None = None  # derived; rebuilt whenever parameters, spaces or recipes change
     _exchange = Exchange()
     _signature: list[Any] | None = None
+    _method: Method | None = None  # derived from the two below, which stay with copies
+    _maker: type[Optimizer]
+    _arguments: Mapping[str, Any]
+
+    def __new__(cls, *positional: Any, **named: Any) -> Self:
+        """Keep the arguments, of which a parameter group may replace some."""
+        self = super().__new__(cls)
+        known = arguments_of(cls)
+        if known and not set(arguments_of(Optimizer)) <= set(known):  # it hands nothing on
+            for key in named.keys() - known.keys() - set(APART):
+                raise TypeError(unknown(key, self._owner(), known))
+        self._maker, self._arguments = cls, given(cls, positional, named)
+        return self
 
     def __init__(
         self,
         params: Params,
-        recipe: Recipe | None = None,
+        recipe: Given = None,
         *,
         lr: float | Tensor = 1e-3,
         weight_decay: float = 0.0,
         maximize: bool = False,
         skip_nonfinite: bool = True,
+        space: Space | None = None,
+        frame: Frame | None = None,
+        moments: Moments | None = None,
+        step_size: StepSize | None = None,
+        decay: Decay | None = None,
         rounding: Rounding | None = None,
+        divide: Callable[[Any], Any] | None = None,
         **hyper: Any,
     ) -> None:
-        recipe = Recipe() if recipe is None else recipe
-        members: Any = named_members(params)
-        if rounding is not None:
-            recipe, members = recipe.replace(rounding=rounding), _with_rounding(members, rounding)
-        known = recipe.hyper()
-        for key in hyper:
-            if key not in known:
-                raise TypeError(_unknown(key, known, recipe))
-        defaults = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            **known,
-            **hyper,
-            "maximize": maximize,
-            "skip_nonfinite": skip_nonfinite,
-            "recipe": repr(recipe),
-            "skipped_steps": 0,
-            "format": checkpoint.FORMAT,
-        }
-        super().__init__(members, defaults)
+        meant = understood(recipe)
+        if isinstance(meant, Recipe):
+            slots = slots_of({"space": space, "frame": frame, "moments": moments, "step_size": step_size,
+                              "decay": decay, "rounding": rounding})  # fmt: skip
+            numbers = {"lr": lr, "weight_decay": weight_decay, **hyper}
+            numbers |= {"maximize": maximize, "skip_nonfinite": skip_nonfinite}
+            self._method = self._checked(Method(meant.replace(**slots), numbers, divide, slots), hyper)
+        else:
+            self._maker = meant
+            self._arguments = {key: value for key, value in self._arguments.items() if key != "recipe"}
+            self._method = method_of(meant, self._arguments)
+        defaults = {**self.method.numbers, "recipe": repr(self.method.recipe), **_OWN}
+        if isinstance(params, Nothing):
+            self.defaults, self.param_groups, self.state = defaults, [], defaultdict(dict)
+            return
+        if isinstance(params, nn.Module):
+            params = [{"params": params}] if any(True for _ in params.parameters()) else []
+        super().__init__(params, defaults)
+
+    @property
+    def method(self) -> Method:
+        """What the arguments of this optimizer mean."""
+        if self._method is None:
+            self._method = method_of(self._maker, self._arguments)
+        return self._method
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, with their own ``recipe``, ``space`` or numbers if wanted.
+        """Add parameters: a module, or parameters with or without names, with their own options if wanted.
+
+        The options are those of the constructor; ``recipe`` and ``norm`` may be others as well. A group may become
+        several, where the optimizer trains the tensors of a model differently.
 
         Raises:
             SpaceError, TypeError, ValueError: as the constructor; nothing is added then.
         """
-        group = dict(param_group)
-        group["params"] = named_members(group["params"])
-        recipe = _recipe_of(group, self.defaults)
-        group["recipe"] = repr(recipe)
-        # numbers this group's rule reads and the optimizer's own rule does not know
-        group = {key: value for key, value in recipe.hyper().items() if key not in self.defaults} | group
-        _check_numbers({**self.defaults, **group}, recipe)
-        super().add_param_group(group)
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        before = [dict(group) for group in self.param_groups]
         try:
-            settle(self.param_groups[-1], recipe)
+            for group in groups_of(self, param_group):
+                name_alike(self.param_groups, group)
+                super().add_param_group(group)
+                settle(self.param_groups[-1], parse_recipe(group["recipe"]))
         except Exception:
-            self.param_groups.pop()
+            del self.param_groups[len(before) :]
+            for group, was in zip(self.param_groups, before, strict=True):
+                if "param_names" not in was:
+                    group.pop("param_names", None)
             raise
-        _warn_of_idle_decay(self.param_groups[-1], recipe)
+        for group in self.param_groups[len(before) :]:
+            _warn_of_idle_decay(group, parse_recipe(group["recipe"]))
         self._buckets = None
+
+    def _read(self, group: dict[str, Any]) -> dict[str, Any]:
+        """A group in the words of this class."""
+        known = arguments_of(self._maker)
+        meant = {key: SYNONYMS[key] for key in group if key not in known and SYNONYMS.get(key) in known}
+        return {meant.get(key, key): value for key, value in group.items()}
+
+    def _owner(self) -> str:
+        """This class, as the user calls it."""
+        cls = type(self)
+        return f"metrize.{cls.__name__}" if cls.__module__.startswith("metrize.") else cls.__name__
+
+    def _checked(self, method: Method, hyper: Mapping[str, Any]) -> Method:
+        """The method with all numbers of its rule, as Python's own.
+
+        Raises:
+            TypeError: an unknown option, or a value that is no number.
+            ValueError: a number out of range.
+        """
+        known = method.recipe.hyper()
+        own = [name for name in arguments_of(type(self)) if name != "recipe" and name not in SLOTS]
+        for key in hyper:
+            if key not in known:
+                owner = str(method.recipe.rule) if type(self) is Optimizer else self._owner()
+                raise TypeError(unknown(key, owner, dict.fromkeys([*own, *known, *SLOTS])))
+        return dataclasses.replace(method, numbers=checked({**method.numbers, "recipe": method.recipe}, {}))
 
     # a step decides on the host what to do; torch's own optimizers are left out of graphs in this way too
     @torch._disable_dynamo  # type: ignore[attr-defined]
@@ -188,13 +255,14 @@ class Optimizer(torch.optim.Optimizer):
         """Rows of a batch as tensors of their own: a plain pickle would write the whole batch with each of them."""
         content = super().__getstate__()
         apart = {p: {key: _apart(value) for key, value in kept.items()} for p, kept in self.state.items()}
-        return {**content, "state": defaultdict(dict, apart)}
+        return {**content, "state": defaultdict(dict, apart), "_maker": self._maker, "_arguments": self._arguments}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch puts it there; it is no option here
         for group in self.param_groups:  # a checkpoint older than an option
-            for key, value in self.defaults.items():
+            shown = parse_recipe(group["recipe"]).step_size.shown() if "recipe" in group else {}
+            for key, value in {**self.defaults, **shown}.items():
                 group.setdefault(key, value)
         self._buckets = None
 
@@ -214,8 +282,10 @@ class Optimizer(torch.optim.Optimizer):
             signature.extend(map(id, state.values()))  # offloading exchanges them
         for group in self.param_groups:
             signature.append((group["recipe"], group["spaces"], parse_recipe(group["recipe"]).rule.variant(group)))
-            for trait in _TRAITS:
-                signature.extend(map(trait, group["params"]))
+            trained = [trains(p) for p in group["params"]]
+            signature += [*map(id, group["params"]), *trained]
+            for trait in _TRAITS:  # a frozen one may be of any kind
+                signature.extend(map(trait, itertools.compress(group["params"], trained)))
         return signature
 
     def _idle(self) -> bool:
@@ -278,48 +348,9 @@ class Optimizer(torch.optim.Optimizer):
             del self.state[parameter]
 
 
-def _with_rounding(params: Any, rounding: Rounding) -> Any:
-    """The same groups, where those with a recipe of their own round in this way too."""
-    entries = list(params)
-    if not entries or not isinstance(entries[0], dict):
-        return entries
-    return [
-        {**group, "recipe": _recipe_of({"recipe": group["recipe"]}, {}).replace(rounding=rounding)}
-        if "recipe" in group
-        else group
-        for group in entries
-    ]
-
-
 def _apart(value: Any) -> Any:
     shared = isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes
     return value.clone() if shared else value
-
-
-def _recipe_of(group: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
-    """The group's own recipe or the optimizer's, on the group's own space and in its own norm if it names them."""
-    recipe = group.pop("recipe", None) or defaults["recipe"]
-    recipe = parse_recipe(recipe) if isinstance(recipe, str) else recipe
-    space, norm = group.pop("space", None), group.pop("norm", None)
-    if space is not None:
-        recipe = recipe.replace(space=parse_space(space) if isinstance(space, str) else space)
-    if norm is None:
-        return recipe
-    if not isinstance(recipe.rule, Dualized):
-        raise TypeError(
-            f"norm={norm!r} for a group whose rule is {recipe.rule}, which has its own; use Steepest or Lion"
-        )
-    return recipe.replace(rule=recipe.rule.replace(norm=parse(norm) if isinstance(norm, str) else norm))
-
-
-def _check_numbers(group: dict[str, Any], recipe: Recipe) -> None:
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"lr has shape {tuple(lr.shape)}; give one number")
-    for key in ("lr", "weight_decay"):
-        if not float(group[key]) >= 0:
-            raise ValueError(f"{key}={group[key]}: a number of at least 0")
-    recipe.rule.check_hyper(group)
 
 
 def _warn_of_idle_decay(group: dict[str, Any], recipe: Recipe) -> None:
@@ -331,10 +362,3 @@ def _warn_of_idle_decay(group: dict[str, Any], recipe: Recipe) -> None:
             UserWarning,
             stacklevel=4,
         )
-
-
-def _unknown(key: str, known: dict[str, Any], recipe: Recipe) -> str:
-    options = ["lr", "weight_decay", "maximize", "skip_nonfinite", *known]
-    close = difflib.get_close_matches(key, options, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"options: {', '.join(options)}"
-    return f"unknown option {key!r} of {recipe.rule}; {hint}"

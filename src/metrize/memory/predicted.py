@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metrize.bucket import _CHUNK, Fused
-from metrize.groups import space_of
+from metrize.groups import space_of, trains
 from metrize.kinds import alone, kind_of
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe, parse_recipe
@@ -80,9 +80,13 @@ def predict(
     optimizer = built(target, recipe, dtype)
     by_key: dict[str, int] = {}
     by_parameter: dict[str, int] = {}
-    sizes, temporaries = [], Temporaries()
+    parameters, sizes, temporaries = 0, [], Temporaries()
     for group in optimizer.param_groups:
         for index, (name, p) in enumerate(zip(names_of(group), group["params"], strict=True)):
+            parameters += p.numel() * p.element_size()
+            by_parameter[name] = 0
+            if not trains(p):
+                continue
             spec = optimizer.spec(group, index)
             for key, (shape, kind) in spec.items():
                 by_key[key] = by_key.get(key, 0) + math.prod(shape) * kind.itemsize
@@ -90,7 +94,7 @@ def predict(
             sizes.append(p.numel() * p.element_size())
             temporaries.add(1, *batch_of(group, index, p))
     gradients = max(sizes, default=0) if in_backward else sum(sizes)
-    return Prediction(sum(sizes), gradients, sum(by_key.values()), int(temporaries.most), by_key, by_parameter)
+    return Prediction(parameters, gradients, sum(by_key.values()), int(temporaries.most), by_key, by_parameter)
 
 
 def built(target: Target, recipe: Build, dtype: torch.dtype) -> Optimizer:

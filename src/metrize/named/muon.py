@@ -10,7 +10,7 @@ from metrize import rules
 from metrize.frames import Frame, Identity
 from metrize.groups import Params
 from metrize.linalg.orthogonalize import Accuracy
-from metrize.named.by_role import by_role
+from metrize.named.by_role import ByRole
 from metrize.norms import Spectral
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
@@ -74,7 +74,14 @@ class Muon(Optimizer):
             return {"recipe": self.recipe(own, frame, step_size)} if role.kind in MATRICES else adam
 
         recipe = self.recipe(norm, frame, step_size)
-        super().__init__(by_role(params, of, example=example), recipe, lr=lr, **numbers, **options)
+        super().__init__(params, recipe, lr=lr, divide=ByRole(of, example=example), **numbers, **options)
+
+    def _read(self, group: dict[str, Any]) -> dict[str, Any]:
+        group = super()._read(group)
+        if group.get("use_muon", True):
+            return group
+        divide: Any = self.method.divide
+        return {**divide.options(Role("bias")), **group}  # as the rest of a model
 
     @staticmethod
     def recipe(

@@ -36,11 +36,17 @@ _FLAGS = {
 }
 
 
-@functools.cache
-def arguments_of(cls: type) -> dict[str, str]:
+def arguments_of(cls: Any) -> dict[str, str]:
     """The arguments that a class names, or hands on to the class it is made of, and their annotations."""
+    return _arguments_of(cls)
+
+
+@functools.cache
+def _arguments_of(cls: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in cls.__mro__:
+        if base is torch.optim.Optimizer:
+            break
         if "__init__" not in vars(base):
             continue
         named = dict(inspect.signature(base.__init__).parameters)  # type: ignore[misc]
@@ -52,7 +58,8 @@ def arguments_of(cls: type) -> dict[str, str]:
             found = {field.name: _text(field.type) for field in dataclasses.fields(further)} | found
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             break
-    return {name: annotation for name, annotation in found.items() if name not in APART}
+    base = cls.__mro__[1] is torch.optim.Optimizer  # others make their recipe themselves
+    return {name: annotation for name, annotation in found.items() if name not in (*APART, "" if base else "recipe")}
 
 
 def given(cls: type, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
@@ -78,9 +85,17 @@ def unknown(key: str, owner: str, options: Iterable[str]) -> str:
     ours = SYNONYMS.get(key) or _RELATED.get(key)
     if ours in options:
         return f"{owner} has no option {key!r}; its own is {ours!r}"
-    close = difflib.get_close_matches(key, options, n=1)
+    close = [] if key in all_arguments() else difflib.get_close_matches(key, options, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"options: {', '.join(options)}"
     return f"unknown option {key!r} of {owner}; {hint}"
+
+
+@functools.cache
+def all_arguments() -> set[str]:
+    """Those of all optimizers of the catalogue."""
+    from metrize import named
+
+    return {name for cls in named.catalogue().values() for name in arguments_of(cls)}
 
 
 def number(key: str, value: Any) -> Any:
@@ -109,7 +124,7 @@ def several(key: str, value: Any, count: int) -> tuple[Any, ...]:
     Raises:
         TypeError: it is something else.
     """
-    if hasattr(value, "tolist") and getattr(value, "shape", ()):
+    if len(getattr(value, "shape", ())) == 1:  # of an array
         value = value.tolist()
     if not isinstance(value, list | tuple):
         raise TypeError(f"{key} is {_seen(value)}; give {count} numbers")

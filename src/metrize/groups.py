@@ -90,7 +90,7 @@ def space_of(group: dict[str, Any], index: int, recipe: Recipe) -> Space:
 
 
 def settle(group: dict[str, Any], recipe: Recipe) -> None:
-    """Check every parameter of a group that is trained and record declared spaces and shapes under ``"spaces"`` and ``"shapes"``.
+    """Check every trained parameter of a group; record declared spaces and shapes under ``"spaces"`` and ``"shapes"``.
 
     The records outlive the parameter objects, which frameworks exchange after construction.
 

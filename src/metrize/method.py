@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from metrize.arguments import APART, SYNONYMS, arguments_of, flag, like, number, unknown
+from metrize.arguments import SYNONYMS, all_arguments, arguments_of, flag, like, number, unknown
 from metrize.groups import entries_of, named_members
 from metrize.part import parse
 from metrize.recipe import Recipe
@@ -32,7 +31,7 @@ _KEPT = {
 _NEAR = 0.87  # from where on a key is a slip of the pen, and no word of somebody else's
 
 Given = Recipe | Rule | str | type | None
-"""What may stand for a recipe: one, its rule alone, the text of either, or an optimizer of the catalogue or its name."""
+"""What may stand for a recipe: one, its rule alone, the text of either, an optimizer of the catalogue or its name."""
 
 
 class Nothing(list[Any]):
@@ -75,9 +74,10 @@ def understood(given: Given) -> Recipe | type[Optimizer]:
     from metrize.optimizer import Optimizer
 
     if isinstance(given, str):
-        given = _named(given) or parse(given)
-        if not isinstance(given, Recipe | Rule | type):
-            raise ValueError(f"{str(given)!r} is a {type(given).__name__}, not a recipe")
+        read: Any = _named(given) or parse(given)
+        if not isinstance(read, Recipe | Rule | type):
+            raise ValueError(f"{given!r} is a {type(read).__name__}, not a recipe")
+        return understood(read)
     if isinstance(given, type) and issubclass(given, Optimizer):
         return given
     if isinstance(given, Rule):
@@ -111,9 +111,10 @@ def groups_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[dict[str, 
     meant = None if recipe is None else understood(recipe)
     exported = "format" in group  # a group of an optimizer, as it stands there
     if isinstance(meant, Recipe):
-        method, told = Method(meant, {}, None, slots_of(group)), {key: group.pop(key) for key in SLOTS if key in group}
+        method = Method(meant, {}, None, slots_of(group))
+        group = {key: value for key, value in group.items() if key not in SLOTS}
     else:
-        method, told = _replaced(optimizer, meant, group)
+        method = _replaced(optimizer, meant, group)
     parts = [{"params": entries}] if "norm" in group or isinstance(meant, Recipe) else method.parts(entries)
     made = [_complete(optimizer, method, part, group) for part in parts]
     if not exported:
@@ -143,9 +144,7 @@ def checked(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
     return numbers
 
 
-def _replaced(
-    optimizer: Optimizer, named: type[Optimizer] | None, group: dict[str, Any]
-) -> tuple[Method, dict[str, Any]]:
+def _replaced(optimizer: Optimizer, named: type[Optimizer] | None, group: dict[str, Any]) -> Method:
     """The method with the group's options, which are taken out of it, in the place of arguments."""
     cls, own = (optimizer._maker, optimizer._arguments) if named is None else (named, {})
     known = arguments_of(cls)
@@ -153,8 +152,8 @@ def _replaced(
     if "eps" in told and isinstance(pair := own.get("eps"), tuple | list) and _single(told["eps"]):
         told["eps"] = (told["eps"], *pair[1:])
     if named is None and not told:
-        return dataclasses.replace(optimizer.method, numbers={}), told
-    return method_of(cls, {**own, **told}), told
+        return dataclasses.replace(optimizer.method, numbers={})
+    return method_of(cls, {**own, **told})
 
 
 def _complete(
@@ -187,7 +186,7 @@ def _refuse_unknown(optimizer: Optimizer, group: Mapping[str, Any], known: set[s
         if apart and key in own:
             raise TypeError(f"{key!r} in a group with a recipe of its own says nothing; write it into that recipe")
         near = difflib.get_close_matches(key, options, n=1, cutoff=_NEAR)
-        if near or key in _all_arguments() or key in SYNONYMS or unknown(key, "", own).find("unknown") != 0:
+        if near or key in all_arguments() or key in SYNONYMS or unknown(key, "", own).find("unknown") != 0:
             raise TypeError(unknown(key, optimizer._owner(), options) + ", in a parameter group")
 
 
@@ -208,10 +207,3 @@ def _named(text: str) -> type[Optimizer] | None:
 
     found = getattr(named, text, None)
     return found if isinstance(found, type) and issubclass(found, Optimizer) else None
-
-
-@functools.cache
-def _all_arguments() -> set[str]:
-    from metrize import named
-
-    return {name for cls in named.catalogue().values() for name in arguments_of(cls)} - {*APART, "recipe"}

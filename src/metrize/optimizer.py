@@ -85,8 +85,8 @@ class Optimizer(torch.optim.Optimizer):
         """Keep the arguments, of which a parameter group may replace some."""
         self = super().__new__(cls)
         known = arguments_of(cls)
-        if known and not set(arguments_of(Optimizer)) <= set(known):  # it hands nothing on
-            for key in named.keys() - known.keys() - set(APART):
+        if not known.keys() >= set(SLOTS):  # it hands nothing on
+            for key in named.keys() - known.keys() - {*APART, "recipe"}:
                 raise TypeError(unknown(key, self._owner(), known))
         self._maker, self._arguments = cls, given(cls, positional, named)
         return self
@@ -146,19 +146,19 @@ class Optimizer(torch.optim.Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        before = [dict(group) for group in self.param_groups]
+        named = ["param_names" in group for group in self.param_groups]
         try:
             for group in groups_of(self, param_group):
                 name_alike(self.param_groups, group)
                 super().add_param_group(group)
                 settle(self.param_groups[-1], parse_recipe(group["recipe"]))
         except Exception:
-            del self.param_groups[len(before) :]
-            for group, was in zip(self.param_groups, before, strict=True):
-                if "param_names" not in was:
+            del self.param_groups[len(named) :]
+            for group, had in zip(self.param_groups, named, strict=True):
+                if not had:
                     group.pop("param_names", None)
             raise
-        for group in self.param_groups[len(before) :]:
+        for group in self.param_groups[len(named) :]:
             _warn_of_idle_decay(group, parse_recipe(group["recipe"]))
         self._buckets = None
 
@@ -183,7 +183,7 @@ class Optimizer(torch.optim.Optimizer):
         known = method.recipe.hyper()
         own = [name for name in arguments_of(type(self)) if name != "recipe" and name not in SLOTS]
         for key in hyper:
-            if key not in known:
+            if key not in known and key not in own:  # a class may tell numbers that another slot does not read
                 owner = str(method.recipe.rule) if type(self) is Optimizer else self._owner()
                 raise TypeError(unknown(key, owner, dict.fromkeys([*own, *known, *SLOTS])))
         return dataclasses.replace(method, numbers=checked({**method.numbers, "recipe": method.recipe}, {}))

@@ -46,7 +46,8 @@ class Adafactor(Optimizer):
     Args:
         params: a module, parameters, named parameters or groups.
         lr: bound on rho, or rho itself; None: 0.01, as a bound.
-        eps: eps1, and the least size of a parameter, or eps1 alone; None: ``(1e-30, 1e-3)``, for torch ``(None, 1e-3)``.
+        eps: eps1, and the least size of a parameter, or eps1 alone; None: ``(1e-30, 1e-3)``, for
+            torch ``(None, 1e-3)``.
         clip: bound on the root mean square of U, for each tensor; None: none.
         decay_rate: of b2.
         momentum: decay of the average of U (their beta1); 0 keeps none.

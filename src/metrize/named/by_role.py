@@ -35,7 +35,7 @@ class ByRole:
         if isinstance(params, nn.Module):
             roles = infer(params, self.example).roles
             return _grouped([(entry, roles[entry[0]]) for entry in named_members(params)], self.options)
-        entries: list[Any] = list(params)  # type: ignore[arg-type]
+        entries: list[Any] = list(params)
         return entries if self.role_of is None else _grouped(_with_roles(entries, self.role_of), self.options)
 
 

@@ -68,7 +68,9 @@ class COAP(Optimizer):
         **options: Any,
     ) -> None:
         sizes: dict[str, Any] = {"rank": rank, "ratio": ratio, "conv_ratio": conv_ratio}
-        recipe = self.recipe(inner, moments, **sizes, period=period, reproject=reproject, scale=scale, **taken(self.further, options))
+        recipe = self.recipe(
+            inner, moments, **sizes, period=period, reproject=reproject, scale=scale, **taken(self.further, options)
+        )
         numbers: dict[str, Any] = {"weight_decay": weight_decay, **inner_numbers(inner, betas, eps)}
         super().__init__(params, recipe, lr=lr, **numbers, **options)
 

@@ -62,7 +62,9 @@ class GaLore(Optimizer):
         moments: Moments | None = None,
         **options: Any,
     ) -> None:
-        recipe = self.recipe(inner, moments, rank=rank, period=period, scale=scale, side=side, **taken(self.further, options))
+        recipe = self.recipe(
+            inner, moments, rank=rank, period=period, scale=scale, side=side, **taken(self.further, options)
+        )
         numbers: dict[str, Any] = {"weight_decay": weight_decay, **inner_numbers(inner, betas, eps)}
         super().__init__(params, recipe, lr=lr, **numbers, **options)
 

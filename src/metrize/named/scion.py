@@ -96,6 +96,6 @@ def _norm_of(role: Role, accuracy: str) -> Norm:
 def _by_shape(parameter: Tensor) -> Role:
     """What Scion takes a parameter for that comes without its module; complex numbers count as pairs."""
     dimensions = real(parameter).ndim
-    if dimensions < 2:
+    if dimensions < 2 or not parameter.numel():
         return Role("bias")
     return Role("hidden") if dimensions == 2 else Role("conv", Layout(unfold=True))

@@ -58,8 +58,8 @@ def _arguments_of(cls: type) -> dict[str, str]:
             found = {field.name: _text(field.type) for field in dataclasses.fields(further)} | found
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             break
-    base = cls.__mro__[1] is torch.optim.Optimizer  # others make their recipe themselves
-    return {name: annotation for name, annotation in found.items() if name not in (*APART, "" if base else "recipe")}
+    itself = cls.__mro__[1] is torch.optim.Optimizer  # others make their recipe themselves
+    return {name: annotation for name, annotation in found.items() if name not in (*APART, "" if itself else "recipe")}
 
 
 def given(cls: type, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +75,13 @@ def given(cls: type, positional: tuple[Any, ...], named: dict[str, Any]) -> dict
     for name, value in told.items():
         _check(name, value, known.get(name, ""))
     return told
+
+
+def foreign(key: str, value: Any) -> bool:
+    """Whether a key of a group is an option, here or in another library, and no word of a framework."""
+    if key in ("amsgrad", "differentiable"):
+        return bool(value)  # which torch writes into every group
+    return key in all_arguments() or key in SYNONYMS or key in _RELATED or key == "use_muon"
 
 
 def unknown(key: str, owner: str, options: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from metrize.arguments import SYNONYMS, all_arguments, arguments_of, flag, like, number, unknown
+from metrize.arguments import arguments_of, flag, foreign, like, number, unknown
 from metrize.groups import entries_of, named_members
 from metrize.part import parse
 from metrize.recipe import Recipe
@@ -24,10 +24,11 @@ SLOTS = ("space", "frame", "moments", "step_size", "decay", "rounding")
 _KEYS = ("lr", "weight_decay", "maximize", "skip_nonfinite")
 # written by this library, by torch's schedulers, or about a kernel that torch's own optimizers choose
 _KEPT = {
-    "params", "recipe", "norm", "space", "plan", "format", "d", "spaces", "shapes", "skipped_steps", "use_muon",
+    "params", "recipe", "norm", "layout", "plan", "format", "d", "spaces", "shapes", "skipped_steps",
     "param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr",
     "fused", "foreach", "capturable", "decoupled_weight_decay",
 }  # fmt: skip
+_OF_NORM = ("norm", "layout")
 _NEAR = 0.87  # from where on a key is a slip of the pen, and no word of somebody else's
 
 Given = Recipe | Rule | str | type | None
@@ -115,11 +116,11 @@ def groups_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[dict[str, 
         group = {key: value for key, value in group.items() if key not in SLOTS}
     else:
         method = _replaced(optimizer, meant, group)
-    parts = [{"params": entries}] if "norm" in group or isinstance(meant, Recipe) else method.parts(entries)
+    whole = isinstance(meant, Recipe) or any(key in group for key in _OF_NORM)
+    parts = [{"params": named_members(entries)}] if whole else method.parts(entries)
     made = [_complete(optimizer, method, part, group) for part in parts]
     if not exported:
-        known = {key for part in made for key in part["recipe"].hyper()} | set(optimizer.defaults)
-        _refuse_unknown(optimizer, group, known, isinstance(meant, Recipe))
+        _refuse_unknown(optimizer, group, [part["recipe"] for part in made], isinstance(meant, Recipe))
     return [{**part, **checked(part, optimizer.defaults), "recipe": repr(part["recipe"])} for part in made]
 
 
@@ -161,38 +162,42 @@ def _complete(
 ) -> dict[str, Any]:
     """A part with all that its group and the method say."""
     recipe = part.get("recipe", method.recipe).replace(**{**optimizer.method.slots, **method.slots})
-    recipe = _in_norm(recipe, group.get("norm"))
+    recipe = _in_norm(recipe, group)
     spared = {key: value for key, value in recipe.hyper().items() if key not in optimizer.defaults}
-    rest = {key: value for key, value in group.items() if key != "norm"}
+    rest = {key: value for key, value in group.items() if key not in _OF_NORM}
     return {**spared, **method.numbers, **part, **rest, **recipe.step_size.shown(), "recipe": recipe}
 
 
-def _in_norm(recipe: Recipe, norm: Any) -> Recipe:
-    if norm is None:
-        return recipe
-    if not isinstance(recipe.rule, Dualized):
-        raise TypeError(
-            f"norm={norm!r} for a group whose rule is {recipe.rule}, which has its own; use Steepest or Lion"
-        )
-    return recipe.replace(rule=recipe.rule.replace(norm=_read("norm", norm)))
-
-
-def _refuse_unknown(optimizer: Optimizer, group: Mapping[str, Any], known: set[str], apart: bool) -> None:
-    own = arguments_of(optimizer._maker)
-    options = [*own, *(key for key in known if key not in own)]
-    for key in group:
-        if key in known or key in _KEPT:
+def _in_norm(recipe: Recipe, group: Mapping[str, Any]) -> Recipe:
+    """The recipe in the group's own norm, or in its norm of the group's layout."""
+    for key in _OF_NORM:
+        value = _read(key, group.get(key))
+        if value is None:
             continue
+        if not isinstance(recipe.rule, Dualized):
+            raise TypeError(f"{key}={value!r} for a group whose rule is {recipe.rule}; use Steepest or Lion")
+        if key == "layout" and not hasattr(recipe.rule.norm, "layout"):
+            raise TypeError(f"layout={value!r} for a group whose norm is {recipe.rule.norm}, which reads none")
+        norm = value if key == "norm" else recipe.rule.norm.replace(layout=value)
+        recipe = recipe.replace(rule=recipe.rule.replace(norm=norm))
+    return recipe
+
+
+def _refuse_unknown(optimizer: Optimizer, group: Mapping[str, Any], recipes: list[Recipe], apart: bool) -> None:
+    own = arguments_of(optimizer._maker)
+    numbers = {key: None for recipe in recipes for key in recipe.hyper()}
+    options = [*dict.fromkeys([*own, *numbers])]
+    for key in group.keys() - numbers.keys() - optimizer.defaults.keys() - _KEPT - {*optimizer.marks}:
         if apart and key in own:
             raise TypeError(f"{key!r} in a group with a recipe of its own says nothing; write it into that recipe")
         near = difflib.get_close_matches(key, options, n=1, cutoff=_NEAR)
-        if near or key in all_arguments() or key in SYNONYMS or unknown(key, "", own).find("unknown") != 0:
-            raise TypeError(unknown(key, optimizer._owner(), options) + ", in a parameter group")
+        if near or foreign(key, group[key]):
+            raise TypeError("in a parameter group: " + unknown(key, optimizer._owner(), options))
 
 
 def _read(key: str, value: Any) -> Any:
     """The value of an option, a part from its text."""
-    if not isinstance(value, str) or key == "decay" or key not in (*SLOTS, "norm", "first_moment"):
+    if not isinstance(value, str) or key == "decay" or key not in (*SLOTS, *_OF_NORM, "first_moment"):
         return value
     return parse_space(value) if key == "space" else parse(value)
 

@@ -74,6 +74,9 @@ class Optimizer(torch.optim.Optimizer):
     further: ClassVar[type[Part] | None] = None
     """The part whose arguments this optimizer takes beside its own."""
 
+    marks: ClassVar[tuple[str, ...]] = ()
+    """Keys of a parameter group that the class reads beside its arguments."""
+
     _buckets: list[Bucket] | None = None  # derived; rebuilt whenever parameters, spaces or recipes change
     _exchange = Exchange()
     _signature: list[Any] | None = None

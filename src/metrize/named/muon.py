@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from metrize import rules
+from metrize.arguments import flag
 from metrize.frames import Frame, Identity
 from metrize.groups import Params
 from metrize.linalg.orthogonalize import Accuracy
@@ -49,6 +50,8 @@ class Muon(Optimizer):
         ValueError: a number out of range.
     """
 
+    marks: ClassVar[tuple[str, ...]] = ("use_muon",)
+
     def __init__(
         self,
         params: Params,
@@ -78,7 +81,7 @@ class Muon(Optimizer):
 
     def _read(self, group: dict[str, Any]) -> dict[str, Any]:
         group = super()._read(group)
-        if group.get("use_muon", True):
+        if flag("use_muon", group.get("use_muon", True)):
             return group
         divide: Any = self.method.divide
         return {**divide.options(Role("bias")), **group}  # as the rest of a model

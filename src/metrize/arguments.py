@@ -6,8 +6,8 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import numbers
 from collections.abc import Iterable
+from numbers import Integral, Number, Real
 from typing import Any
 
 import torch
@@ -31,8 +31,8 @@ _FLAGS = {
     "foreach": "{owner} steps tensors of one kind together of itself; leave out foreach",
     "capturable": "{owner} decides on the host what a step does; leave out capturable",
     "differentiable": "{owner} cannot be differentiated through; use torch.optim for differentiable",
-    "amsgrad": "{owner} has no amsgrad; use metrize.AMSGrad",
-    "use_muon": "use_muon is for groups of metrize.Muon; {owner} has it not",
+    "amsgrad": "{owner} has no flag amsgrad: that is metrize.AMSGrad",
+    "use_muon": "use_muon is for groups of metrize.Muon, and {owner} does not know it",
 }
 
 
@@ -112,17 +112,17 @@ def number(key: str, value: Any) -> Any:
         TypeError: it is something else.
         ValueError: it is a NaN, or several.
     """
-    if getattr(value, "shape", None) == () and not isinstance(value, Tensor | numbers.Number):
+    if getattr(value, "shape", None) == () and not isinstance(value, Tensor | Number):
         value = value.item()  # an array of no dimension
     if isinstance(value, Tensor):
         _check_tensor(key, value)
-    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
+    elif isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{key} is {_seen(value)}; give a number")
     if value != value:
         raise ValueError(f"{key}=nan: not a number")
     if isinstance(value, Tensor):
         return value
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def several(key: str, value: Any, count: int) -> tuple[Any, ...]:
@@ -130,12 +130,16 @@ def several(key: str, value: Any, count: int) -> tuple[Any, ...]:
 
     Raises:
         TypeError: it is something else.
+        ValueError: there are more or fewer.
     """
     if len(getattr(value, "shape", ())) == 1:  # of an array
         value = value.tolist()
     if not isinstance(value, list | tuple):
         raise TypeError(f"{key} is {_seen(value)}; give {count} numbers")
-    return tuple(number(key, one) for one in value)
+    numbers = tuple(number(key, one) for one in value)
+    if len(numbers) != count:
+        raise ValueError(f"{key}={value}: give {count} numbers")
+    return numbers
 
 
 def flag(key: str, value: Any) -> bool:

@@ -120,8 +120,8 @@ def check(recipe: Recipe, space: Space, parameter: Tensor) -> None:
     Raises:
         SpaceError: with the reason and the remedy.
     """
-    space.check(parameter)
     recipe.check(space, torch.view_as_real(parameter).shape if parameter.is_complex() else parameter.shape)
+    space.check(parameter)
 
 
 def is_flat_piece_of(group: dict[str, Any], index: int) -> bool:

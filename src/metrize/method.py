@@ -107,7 +107,7 @@ def groups_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[dict[str, 
         TypeError: an option that nothing reads, or a value of a wrong kind.
         ValueError: a number out of range.
     """
-    group = optimizer._read(dict(group))
+    group = optimizer._maker._read(dict(group), optimizer.method)
     entries, recipe = entries_of(group.pop("params")), group.pop("recipe", None)
     meant = None if recipe is None else understood(recipe)
     exported = "format" in group  # a group of an optimizer, as it stands there
@@ -120,7 +120,8 @@ def groups_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[dict[str, 
     parts = [{"params": named_members(entries)}] if whole else method.parts(entries)
     made = [_complete(optimizer, method, part, group) for part in parts]
     if not exported:
-        _refuse_unknown(optimizer, group, [part["recipe"] for part in made], isinstance(meant, Recipe))
+        told = {key: value for part in [*parts, group] for key, value in part.items()}
+        _refuse_unknown(optimizer, told, [part["recipe"] for part in made], isinstance(meant, Recipe))
     return [{**part, **checked(part, optimizer.defaults), "recipe": repr(part["recipe"])} for part in made]
 
 
@@ -187,12 +188,12 @@ def _refuse_unknown(optimizer: Optimizer, group: Mapping[str, Any], recipes: lis
     own = arguments_of(optimizer._maker)
     numbers = {key: None for recipe in recipes for key in recipe.hyper()}
     options = [*dict.fromkeys([*own, *numbers])]
-    for key in group.keys() - numbers.keys() - optimizer.defaults.keys() - _KEPT - {*optimizer.marks}:
+    for key in group.keys() - numbers.keys() - optimizer.defaults.keys() - _KEPT - {*optimizer._maker.marks}:
         if apart and key in own:
             raise TypeError(f"{key!r} in a group with a recipe of its own says nothing; write it into that recipe")
         near = difflib.get_close_matches(key, options, n=1, cutoff=_NEAR)
         if near or foreign(key, group[key]):
-            raise TypeError("in a parameter group: " + unknown(key, optimizer._owner(), options))
+            raise TypeError("in a parameter group: " + unknown(key, optimizer._maker._owner(), options))
 
 
 def _read(key: str, value: Any) -> Any:

@@ -165,15 +165,16 @@ class Optimizer(torch.optim.Optimizer):
             _warn_of_idle_decay(group, parse_recipe(group["recipe"]))
         self._buckets = None
 
-    def _read(self, group: dict[str, Any]) -> dict[str, Any]:
+    @classmethod
+    def _read(cls, group: dict[str, Any], method: Method) -> dict[str, Any]:
         """A group in the words of this class."""
-        known = arguments_of(self._maker)
+        known = arguments_of(cls)
         meant = {key: SYNONYMS[key] for key in group if key not in known and SYNONYMS.get(key) in known}
         return {meant.get(key, key): value for key, value in group.items()}
 
-    def _owner(self) -> str:
+    @classmethod
+    def _owner(cls) -> str:
         """This class, as the user calls it."""
-        cls = type(self)
         return f"metrize.{cls.__name__}" if cls.__module__.startswith("metrize.") else cls.__name__
 
     def _checked(self, method: Method, hyper: Mapping[str, Any]) -> Method:

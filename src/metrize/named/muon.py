@@ -11,6 +11,7 @@ from metrize.arguments import flag
 from metrize.frames import Frame, Identity
 from metrize.groups import Params
 from metrize.linalg.orthogonalize import Accuracy
+from metrize.method import Method
 from metrize.named.by_role import ByRole
 from metrize.norms import Spectral
 from metrize.optimizer import Optimizer
@@ -79,11 +80,12 @@ class Muon(Optimizer):
         recipe = self.recipe(norm, frame, step_size)
         super().__init__(params, recipe, lr=lr, divide=ByRole(of, example=example), **numbers, **options)
 
-    def _read(self, group: dict[str, Any]) -> dict[str, Any]:
-        group = super()._read(group)
+    @classmethod
+    def _read(cls, group: dict[str, Any], method: Method) -> dict[str, Any]:
+        group = super()._read(group, method)
         if flag("use_muon", group.get("use_muon", True)):
             return group
-        divide: Any = self.method.divide
+        divide: Any = method.divide
         return {**divide.options(Role("bias")), **group}  # as the rest of a model
 
     @staticmethod

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import operator
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from metrize import checkpoint
-from metrize.arguments import APART, SYNONYMS, arguments_of, given, unknown
+from metrize.arguments import SYNONYMS, arguments_of, given, unknown
 from metrize.assembly import assemble, exchange_of
 from metrize.bucket import Bucket
 from metrize.decay import Decay
@@ -41,6 +42,27 @@ def _address(p: Tensor) -> int:
 # what may change in place, by `module.to`, assignments to `data` and thawing
 _TRAITS = (_address, operator.attrgetter("dtype", "shape"), Tensor.stride)
 _OWN = {"skipped_steps": 0, "format": checkpoint.FORMAT}  # of every group, beside its numbers
+
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "metrize"
+
+
+def _keeping_arguments(init: _Init) -> _Init:
+    """A constructor that keeps the arguments of the first call: a parameter group may replace some of them."""
+
+    @functools.wraps(init)
+    def kept(self: Optimizer, *positional: Any, **named: Any) -> None:
+        if "_maker" not in vars(self):
+            cls = next(cls for cls in type(self).__mro__ if vars(cls).get("__init__") is kept)
+            self._maker = type(self) if getattr(type(self), "__init__") is kept else cls  # noqa: B009
+            self._arguments = given(cls, positional, named)
+        init(self, *positional, **named)
+
+    return cast("_Init", kept)
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -84,16 +106,12 @@ class Optimizer(torch.optim.Optimizer):
     _maker: type[Optimizer]
     _arguments: Mapping[str, Any]
 
-    def __new__(cls, *positional: Any, **named: Any) -> Self:
-        """Keep the arguments, of which a parameter group may replace some."""
-        self = super().__new__(cls)
-        known = arguments_of(cls)
-        if not known.keys() >= set(SLOTS):  # it hands nothing on
-            for key in named.keys() - known.keys() - {*APART, "recipe"}:
-                raise TypeError(unknown(key, self._owner(), known))
-        self._maker, self._arguments = cls, given(cls, positional, named)
-        return self
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls) and _is_ours(cls):
+            cls.__init__ = _keeping_arguments(cls.__init__)  # type: ignore[method-assign]
 
+    @_keeping_arguments
     def __init__(
         self,
         params: Params,
@@ -175,7 +193,7 @@ class Optimizer(torch.optim.Optimizer):
     @classmethod
     def _owner(cls) -> str:
         """This class, as the user calls it."""
-        return f"metrize.{cls.__name__}" if cls.__module__.startswith("metrize.") else cls.__name__
+        return f"metrize.{cls.__name__}" if _is_ours(cls) else cls.__name__
 
     def _checked(self, method: Method, hyper: Mapping[str, Any]) -> Method:
         """The method with all numbers of its rule, as Python's own.

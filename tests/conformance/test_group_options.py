@@ -342,3 +342,32 @@ def test_a_flag_of_torch_is_answered_in_one_line(name: str, flag: str) -> None:
 def test_a_slip_is_met_with_the_argument_that_was_meant(name: str, option: str, match: str) -> None:
     with pytest.raises(TypeError, match=match):
         CATALOGUE[name]([weight()], **{option: 1})
+
+
+# Classes of users
+
+
+class Mine(metrize.Muon):
+    """Makes its own groups, from arguments of its own."""
+
+    def __init__(self, model: nn.Module, config: dict[str, Any], *rest: Any, **options: Any) -> None:
+        matrices = [p for p in model.parameters() if p.ndim == 2]
+        vectors = [p for p in model.parameters() if p.ndim < 2]
+        groups = [{"params": matrices, "scale": "adam"}, {"params": vectors, "use_muon": False, "lr": 0.125}]
+        super().__init__(groups, config["lr"], **options)
+
+
+def test_groups_that_a_class_of_a_user_makes_are_read_alike() -> None:
+    optimizer = copy.deepcopy(Mine(nn.Linear(4, 4), {"lr": 0.5}, momentum=0.75))
+    optimizer.add_param_group({"params": [weight()], "scale": "rms"})
+    rules_of_groups = [recipe.rule for recipe in optimizer.recipes()]
+    spectral = [rules.Steepest(norms.Spectral(scale, "muon")) for scale in ("adam", "rms")]
+    assert rules_of_groups == [spectral[0], rules.Adam(), spectral[1]]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.125, 0.5]
+    assert optimizer.param_groups[2]["momentum"] == 0.75
+
+
+def test_a_class_of_a_user_without_a_constructor_keeps_what_it_changes() -> None:
+    changed = type("Changed", (metrize.Adam,), {"decay": "decoupled"})
+    optimizer = changed([{"params": [weight()], "moments": Dense("bfloat16")}])
+    assert optimizer.recipes() == [metrize.Recipe(moments=Dense("bfloat16"))]

@@ -62,13 +62,18 @@ def _arguments_of(cls: type) -> dict[str, str]:
     return {name: annotation for name, annotation in found.items() if name not in (*APART, "" if itself else "recipe")}
 
 
+@functools.cache
+def _places(cls: type) -> list[str]:
+    return list(inspect.signature(cls.__init__).parameters)[1:]  # type: ignore[misc]
+
+
 def given(cls: type, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name, without what is `APART`.
 
     Raises:
         TypeError: a value of another kind than the argument's.
     """
-    names = list(inspect.signature(cls.__init__).parameters)[1:]  # type: ignore[misc]
+    names = _places(cls)
     together = {**dict(zip(names, positional, strict=False)), **named}
     told = {name: value for name, value in together.items() if name not in APART}
     known = arguments_of(cls)

@@ -57,10 +57,12 @@ def _refuse_lazy(members: list[tuple[str, Tensor]]) -> None:
 
 def name_alike(groups: list[dict[str, Any]], group: dict[str, Any]) -> None:
     """Make up names where some groups have them and others, or the new one, have not: torch wants all or none."""
-    named = "param_names" in group or any(isinstance(entry, tuple) for entry in group["params"])
-    for at, other in enumerate([*groups, group]):
-        has = named if other is group else "param_names" in other
-        if not has and (named or any("param_names" in known for known in groups)):
+    named = ["param_names" in other for other in groups]
+    named.append("param_names" in group or any(isinstance(entry, tuple) for entry in group["params"]))
+    if all(named) or not any(named):
+        return
+    for at, (other, has) in enumerate(zip([*groups, group], named, strict=True)):
+        if not has:
             other["param_names"] = [f"param_groups[{at}]['params'][{i}]" for i in range(len(other["params"]))]
 
 

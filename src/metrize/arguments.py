@@ -62,6 +62,10 @@ def _arguments_of(cls: type) -> dict[str, str]:
     return {name: annotation for name, annotation in found.items() if name not in (*APART, "" if itself else "recipe")}
 
 
+known: dict[str, type] = {}
+"""The optimizers of the library, by name."""
+
+
 @functools.cache
 def _places(cls: type) -> list[str]:
     return list(inspect.signature(cls.__init__).parameters)[1:]  # type: ignore[misc]
@@ -76,9 +80,9 @@ def given(cls: type, positional: tuple[Any, ...], named: dict[str, Any]) -> dict
     names = _places(cls)
     together = {**dict(zip(names, positional, strict=False)), **named}
     told = {name: value for name, value in together.items() if name not in APART}
-    known = arguments_of(cls)
+    annotations = arguments_of(cls)
     for name, value in told.items():
-        _check(name, value, known.get(name, ""))
+        _check(name, value, annotations.get(name, ""))
     return told
 
 
@@ -102,12 +106,9 @@ def unknown(key: str, owner: str, options: Iterable[str]) -> str:
     return f"unknown option {key!r} of {owner}; {hint}"
 
 
-@functools.cache
 def all_arguments() -> set[str]:
-    """Those of all optimizers of the catalogue."""
-    from metrize import named
-
-    return {name for cls in named.catalogue().values() for name in arguments_of(cls)}
+    """Those of all optimizers of the library."""
+    return {name for cls in known.values() for name in arguments_of(cls)}
 
 
 def number(key: str, value: Any) -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from metrize.arguments import arguments_of, flag, foreign, like, number, unknown
+import torch
+
+from metrize.arguments import arguments_of, flag, foreign, known, like, number, unknown
 from metrize.groups import entries_of, named_members
 from metrize.part import parse
 from metrize.recipe import Recipe
@@ -72,15 +74,13 @@ def understood(given: Given) -> Recipe | type[Optimizer]:
     Raises:
         TypeError, ValueError: it is none, with what would be.
     """
-    from metrize.optimizer import Optimizer
-
     if isinstance(given, str):
-        read: Any = _named(given) or parse(given)
+        read: Any = known.get(given) or parse(given)
         if not isinstance(read, Recipe | Rule | type):
             raise ValueError(f"{given!r} is a {type(read).__name__}, not a recipe")
         return understood(read)
-    if isinstance(given, type) and issubclass(given, Optimizer):
-        return given
+    if isinstance(given, type) and issubclass(given, torch.optim.Optimizer) and hasattr(given, "recipes"):
+        return cast("type[Optimizer]", given)
     if isinstance(given, Rule):
         return Recipe(rule=given)
     if given is None or isinstance(given, Recipe):
@@ -133,10 +133,10 @@ def checked(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
         ValueError: one is out of range.
     """
     recipe, all_of_them = group["recipe"], {**defaults, **group}
-    known = recipe.hyper()
+    defaults_of_recipe = recipe.hyper()
     numbers = {key: number(key, all_of_them[key]) for key in ("lr", "weight_decay")}
     numbers |= {key: flag(key, all_of_them[key]) for key in ("maximize", "skip_nonfinite")}
-    for key, default in known.items():
+    for key, default in defaults_of_recipe.items():
         value = all_of_them.get(key, default)
         numbers[key] = None if value is None and key in recipe.rule.optional else like(key, value, default)
     for key in ("lr", "weight_decay"):
@@ -149,8 +149,8 @@ def checked(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
 def _replaced(optimizer: Optimizer, named: type[Optimizer] | None, group: dict[str, Any]) -> Method:
     """The method with the group's options, which are taken out of it, in the place of arguments."""
     cls, own = (optimizer._maker, optimizer._arguments) if named is None else (named, {})
-    known = arguments_of(cls)
-    told = {key: _read(key, group.pop(key)) for key in [*group] if key in known}
+    arguments = arguments_of(cls)
+    told = {key: _read(key, group.pop(key)) for key in [*group] if key in arguments}
     if "eps" in told and isinstance(pair := own.get("eps"), tuple | list) and _single(told["eps"]):
         told["eps"] = (told["eps"], *pair[1:])
     if named is None and not told:
@@ -205,11 +205,3 @@ def _read(key: str, value: Any) -> Any:
 
 def _single(value: Any) -> bool:
     return not isinstance(value, tuple | list)
-
-
-def _named(text: str) -> type[Optimizer] | None:
-    from metrize import named
-    from metrize.optimizer import Optimizer
-
-    found = getattr(named, text, None)
-    return found if isinstance(found, type) and issubclass(found, Optimizer) else None

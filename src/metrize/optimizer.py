@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metrize import checkpoint
-from metrize.arguments import SYNONYMS, arguments_of, given, unknown
+from metrize.arguments import SYNONYMS, arguments_of, given, known, unknown
 from metrize.assembly import assemble, exchange_of
 from metrize.bucket import Bucket
 from metrize.decay import Decay
@@ -108,6 +108,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if _is_ours(cls):
+            known[cls.__name__] = cls
         if "__init__" in vars(cls) and _is_ours(cls):
             cls.__init__ = _keeping_arguments(cls.__init__)  # type: ignore[method-assign]
 
@@ -186,8 +188,8 @@ class Optimizer(torch.optim.Optimizer):
     @classmethod
     def _read(cls, group: dict[str, Any], method: Method) -> dict[str, Any]:
         """A group in the words of this class."""
-        known = arguments_of(cls)
-        meant = {key: SYNONYMS[key] for key in group if key not in known and SYNONYMS.get(key) in known}
+        own = arguments_of(cls)
+        meant = {key: SYNONYMS[key] for key in group if key not in own and SYNONYMS.get(key) in own}
         return {meant.get(key, key): value for key, value in group.items()}
 
     @classmethod
@@ -202,12 +204,12 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: an unknown option, or a value that is no number.
             ValueError: a number out of range.
         """
-        known = method.recipe.hyper()
+        numbers = method.recipe.hyper()
         own = [name for name in arguments_of(type(self)) if name != "recipe" and name not in SLOTS]
         for key in hyper:
-            if key not in known and key not in own:  # a class may tell numbers that another slot does not read
+            if key not in numbers and key not in own:  # a class may tell numbers that another slot does not read
                 owner = str(method.recipe.rule) if type(self) is Optimizer else self._owner()
-                raise TypeError(unknown(key, owner, dict.fromkeys([*own, *known, *SLOTS])))
+                raise TypeError(unknown(key, owner, dict.fromkeys([*own, *numbers, *SLOTS])))
         return dataclasses.replace(method, numbers=checked({**method.numbers, "recipe": method.recipe}, {}))
 
     # a step decides on the host what to do; torch's own optimizers are left out of graphs in this way too

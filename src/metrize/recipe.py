@@ -75,7 +75,16 @@ class Recipe(Part):
 
     def hyper(self) -> dict[str, Any]:
         """The numbers of a parameter group that this recipe reads beside ``lr`` and ``weight_decay``."""
-        return self.rule.hyper()
+        return {**self.rule.hyper(), **self.frame.hyper()}
+
+    def check_hyper(self, hyper: dict[str, Any]) -> None:
+        """Refuse numbers of a parameter group that the rule or the frame cannot work with.
+
+        Raises:
+            ValueError: naming the option and its value.
+        """
+        self.rule.check_hyper(hyper)
+        self.frame.told(hyper)
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019 - parts are small, and a model has few shapes
     def check(self, space: Space, shape: torch.Size) -> None:

@@ -569,7 +569,7 @@ class TestOptimizers(TestCase):
         found = [group["param_names"] for group in optimizer.param_groups]
         self.assertEqual(found, [["0.weight", "1.weight"], ["2.weight"]])
         with self.assertRaisesRegex(ValueError, "with/without names"):
-            optimizer.add_param_group({"params": [Parameter(torch.ones(3, 1))]})
+            optimizer.add_param_group({"params": [("x", Parameter(torch.ones(3, 1))), Parameter(torch.ones(3, 1))]})
         self._train(model, optimizer, 0, 1)
 
     @optims(DATABASE, dtypes=[torch.float32])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import metrize
-from metrize.arguments import names_of
+from metrize.calls import names_of
 
 
 @pytest.mark.parametrize("name", metrize.catalogue())

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metrize import sizes
-from metrize.arguments import near
+from metrize.calls import near
 from metrize.cli import show
 from metrize.cli.commands import MendableError
 from metrize.cli.plan import called, of_task

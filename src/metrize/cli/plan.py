@@ -15,7 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from metrize.arguments import near
+from metrize.calls import near
 from metrize.cli import show
 from metrize.cli.commands import MendableError
 from metrize.cli.settings import Json

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +39,14 @@ class Frame(Part):
 
     moves: ClassVar[bool] = False
     """Whether `move_` does in a vector space what `leave`, the step size and the space do, at a lower price."""
+
+    def hyper(self) -> dict[str, Any]:
+        """The numbers of a parameter group that this frame reads, with their defaults."""
+        return {}
+
+    def told(self, hyper: Mapping[str, Any]) -> Frame:
+        """This frame with the numbers that a parameter group has now."""
+        return self
 
     @property
     def delay(self) -> int:

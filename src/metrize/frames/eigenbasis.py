@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,7 +38,8 @@ class Eigenbasis(Frame):
 
     Args:
         period: f, steps between two refreshes of a parameter.
-        shampoo_beta: b, the decay of the factors.
+        shampoo_beta: b, the decay of the factors, unless the parameter group holds another; one below 0 there is the
+            second of the group's betas.
         max_precond_dim: a longer mode has no basis.
         one_sided: the longest mode has none either (the columns of a square matrix).
         merge_dims: take neighbouring dimensions together, from left to right, as long as their product is at most
@@ -85,6 +86,14 @@ class Eigenbasis(Frame):
         for name in ("shampoo_beta", "tolerance"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"Eigenbasis({name}={getattr(self, name)}): a number from 0 to less than 1")
+
+    def hyper(self) -> dict[str, Any]:
+        return {"shampoo_beta": self.shampoo_beta}
+
+    def told(self, hyper: Mapping[str, Any]) -> Eigenbasis:
+        beta = float(hyper.get("shampoo_beta", self.shampoo_beta))
+        beta = float(hyper["betas"][1]) if beta < 0 and "betas" in hyper else beta
+        return self if beta == self.shampoo_beta else self.replace(shampoo_beta=beta)
 
     @property
     def delay(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import metrize
-from metrize import arguments
+from metrize import calls
 from metrize.lab.config import RunConfig
 from metrize.lab.models import Model
 from metrize.lab.tasks import TASKS, pick, task_of
@@ -33,7 +33,7 @@ def build_optimizer(config: RunConfig, model: Model) -> metrize.Optimizer:
     """The optimizer of all weights of a model."""
     optimizer = pick("optimizer", config.optimizer, metrize.catalogue())
     options = {name: _part(value) for name, value in config.options.items()}
-    return arguments.call(optimizer, model, lr=config.lr, **options)
+    return calls.call(optimizer, model, lr=config.lr, **options)
 
 
 def space_of(task: str, words: str | None) -> str | None:

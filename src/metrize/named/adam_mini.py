@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -68,8 +69,9 @@ class AdamMini(Optimizer):
             return self.recipe(_blocks_of(name, p, head_dim, blocks or {}), first_moment)
 
         default = self.recipe(Blocks("rows"), first_moment)
-        groups = _by_name(params, recipe)
-        super().__init__(groups, default, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
+        numbers: dict[str, Any] = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
+        divide = functools.partial(_by_name, recipe_of=recipe)
+        super().__init__(params, default, lr=lr, divide=divide, **numbers, **options)
 
     @staticmethod
     def recipe(blocks: Blocks = Blocks("rows"), first_moment: Moments = Dense()) -> Recipe:
@@ -79,26 +81,17 @@ class AdamMini(Optimizer):
 
 def _by_name(params: Any, recipe_of: Any) -> Any:
     """Groups of equal recipe and decay, where there are names."""
-    if isinstance(params, Tensor):
-        return params
-    entries = list(named_members(params))
-    if entries and isinstance(entries[0], Mapping):
-        return [part for group in entries for part in _parts(named_members(group["params"]), group, recipe_of)]
-    return list(_parts(entries, {}, recipe_of)) if entries and isinstance(entries[0], tuple) else entries
-
-
-def _parts(entries: Any, group: Mapping[str, Any], recipe_of: Any) -> Iterator[dict[str, Any]]:
-    """One group, cut by recipe and decay; what the group says itself counts more."""
-    named = isinstance(entries, list | tuple) and all(isinstance(entry, tuple) for entry in entries)
-    if not named or "recipe" in group:
-        yield {**group, "params": entries}
-        return
+    entries = named_members(params)
+    if not entries or not isinstance(entries[0], tuple):
+        return entries
     parts: dict[tuple[Recipe, bool], list[tuple[str, Tensor]]] = {}
     for name, p in entries:
         key = recipe_of(name, p), any(part in name for part in _NO_DECAY)
         parts.setdefault(key, []).append((name, p))
-    for (recipe, spared), members in parts.items():
-        yield {"recipe": recipe, **({"weight_decay": 0.0} if spared else {}), **group, "params": members}
+    return [
+        {"recipe": recipe, **({"weight_decay": 0.0} if spared else {}), "params": members}
+        for (recipe, spared), members in parts.items()
+    ]
 
 
 def _blocks_of(name: str, p: Tensor, head_dim: int | None, told: Mapping[str, Blocks]) -> Blocks:
@@ -107,6 +100,8 @@ def _blocks_of(name: str, p: Tensor, head_dim: int | None, told: Mapping[str, Bl
     Raises:
         ValueError: its rows are no multiple of those of a head.
     """
+    if not p.is_floating_point():  # codes of a frozen weight
+        return Blocks("tensor")
     for pattern, blocks in told.items():
         if fnmatch.fnmatchcase(name, pattern):
             return blocks

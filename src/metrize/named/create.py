@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from metrize import arguments
+from metrize import calls
 from metrize.groups import Params
 from metrize.named import catalogue
 from metrize.optimizer import Optimizer
@@ -29,8 +29,8 @@ def create(name: str, params: Params, **options: Any) -> torch.optim.Optimizer:
         TypeError: an option that the optimizer does not take, or something that is no optimizer.
     """
     if "(" in name:
-        return arguments.call(Optimizer, params, parse_recipe(name), **options)
-    made = arguments.call(_found(name), params, **options)
+        return calls.call(Optimizer, params, parse_recipe(name), **options)
+    made = calls.call(_found(name), params, **options)
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(f"{name!r} makes a {type(made).__name__}, which is no torch.optim.Optimizer")
     return made
@@ -43,7 +43,7 @@ def _found(name: str) -> Callable[..., Any]:
         return known[lower[name.lower()]]
     if "." in name or ":" in name:
         return _imported(name)
-    raise ValueError(f"unknown optimizer {name!r}{arguments.near(name, known)}")
+    raise ValueError(f"unknown optimizer {name!r}{calls.near(name, known)}")
 
 
 def _imported(path: str) -> Callable[..., Any]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from metrize import rules
+from metrize.arguments import flag
 from metrize.frames import Frame, Identity
 from metrize.groups import Params
 from metrize.linalg.orthogonalize import Accuracy
-from metrize.named.by_role import by_role
+from metrize.method import Method
+from metrize.named.by_role import ByRole
 from metrize.norms import Spectral
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
@@ -49,6 +51,8 @@ class Muon(Optimizer):
         ValueError: a number out of range.
     """
 
+    marks: ClassVar[tuple[str, ...]] = ("use_muon",)
+
     def __init__(
         self,
         params: Params,
@@ -74,7 +78,15 @@ class Muon(Optimizer):
             return {"recipe": self.recipe(own, frame, step_size)} if role.kind in MATRICES else adam
 
         recipe = self.recipe(norm, frame, step_size)
-        super().__init__(by_role(params, of, example=example), recipe, lr=lr, **numbers, **options)
+        super().__init__(params, recipe, lr=lr, divide=ByRole(of, example=example), **numbers, **options)
+
+    @classmethod
+    def _read(cls, group: dict[str, Any], method: Method) -> dict[str, Any]:
+        group = super()._read(group, method)
+        if flag("use_muon", group.get("use_muon", True)):
+            return group
+        divide: Any = method.divide
+        return {**divide.options(Role("bias")), **group}  # as the rest of a model
 
     @staticmethod
     def recipe(

@@ -90,7 +90,8 @@ class SOAP(Optimizer):
             faithful=faithful,
         )
         recipe = self.recipe(space, frame, moments, correct_bias, normalize_grads)
-        super().__init__(params, recipe, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
+        numbers: dict[str, Any] = {"betas": betas, "shampoo_beta": shampoo_beta, "eps": eps}
+        super().__init__(params, recipe, lr=lr, weight_decay=weight_decay, **numbers, **options)
 
     @staticmethod
     def recipe(

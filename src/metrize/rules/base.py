@@ -41,6 +41,9 @@ class Rule(Part):
     flat_only: ClassVar[bool] = False
     """Whether the direction has lost the symmetries of coordinates on a curved space, such as those of a skew block."""
 
+    optional: ClassVar[tuple[str, ...]] = ("clip",)
+    """Numbers of a parameter group that may be None."""
+
     def in_norm(self) -> Norm:
         """The norm of a parameter in which this rule's steps are measured."""
         return Frobenius()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -112,6 +112,8 @@ class Whitened(Whitening):
     def __post_init__(self) -> None:
         choice(self, "second_moment", ("scheduled", "sum"))
         choice(self, "floor", ("added", "clamped"))
+
+    optional: ClassVar[tuple[str, ...]] = ("clip", "eps")
 
     def hyper(self) -> dict[str, Any]:
         numbers: dict[str, Any] = {"momentum": 0.0, "clip": 1.0, "eps": 1e-30}

@@ -176,6 +176,10 @@ class Space(Part):
             raise SpaceError(f"{self} holds real matrices, and this tensor is {tensor.dtype}; leave it free")
         if not (tensor.is_floating_point() or tensor.is_complex()):
             raise SpaceError(f"only floating point tensors can be optimized, and this one is {tensor.dtype}")
+        if tensor.is_floating_point() and tensor.dtype.itemsize < 2:
+            raise SpaceError(f"{tensor.dtype} is too short to be trained; keep the weight in bfloat16, or freeze it")
+        if tensor.layout is not torch.strided:
+            raise SpaceError(f"it is stored as {tensor.layout}; make it dense, or freeze it")
         self.check_shape(tensor.shape)
 
 

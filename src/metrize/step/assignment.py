@@ -146,11 +146,12 @@ class Assignment:
         return {key: kept for part in self.declared.values() for key, kept in part.items()}
 
     def check(self) -> None:
-        """Refuse two parts that keep a state by one name, and averages that are called like counts.
+        """Refuse parts that do not go together, that keep a state by one name, or averages called like counts.
 
         Raises:
-            SpaceError: naming the parts and the key.
+            SpaceError: with the reason and the remedy.
         """
+        self.recipe.check(self.space, self.shape)
         if reserved := [name for name in self.slots if on_host(name)]:
             raise SpaceError(
                 f"rule={self.recipe.rule} has an average called {reserved[0]!r}; names that end in "

@@ -29,6 +29,10 @@ class StepSize(Part):
         """Numbers of the rule, such as ``betas``, that this step size cannot do without."""
         return ()
 
+    def shown(self) -> dict[str, Any]:
+        """What it found out, as it stands in every parameter group for people to read; before the first step."""
+        return {}
+
     def check_shape(self, shape: torch.Size) -> None:
         """Refuse a parameter of a shape this step size cannot measure.
 

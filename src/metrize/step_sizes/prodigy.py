@@ -65,6 +65,9 @@ class Prodigy(StepSize):
     def reads(self) -> tuple[str, ...]:
         return ("betas",) if self.bias_correction else ()
 
+    def shown(self) -> dict[str, Any]:
+        return {"d": float(self.d0)}
+
     def check_shape(self, shape: torch.Size) -> None:
         self.norm.check(shape)
 
@@ -107,6 +110,7 @@ class Prodigy(StepSize):
         state["d_numerator"].copy_(r)
         state["d_last"].copy_(d)
         state["d"].copy_(torch.where(moved, grown, d))
+        hyper["d"] = _number(state["d"][0])
 
     def scaled(self, coords: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         scaled = coords * _wide(_number(state["d_last"]), coords)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from metrize import arguments
+from metrize import calls
 from metrize.lab.config import RunConfig
 from metrize.lab.data import Data, stream
 from metrize.lab.models import Model
@@ -95,7 +95,7 @@ class Task:
 
     def build_model(self, config: RunConfig) -> Model:
         """The model with the initial weights of the run's seed."""
-        return arguments.call(self.model, generator=stream(config.seed, "weights"), **config.model)
+        return calls.call(self.model, generator=stream(config.seed, "weights"), **config.model)
 
 
 @torch.no_grad()
@@ -122,4 +122,4 @@ def pick(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
     """
     if name in known:
         return known[name]
-    raise ValueError(f"unknown {kind} {name!r}{arguments.near(name, sorted(known))}")
+    raise ValueError(f"unknown {kind} {name!r}{calls.near(name, sorted(known))}")

@@ -14,7 +14,6 @@ from metrize.groups import entries_of, named_members
 from metrize.part import parse
 from metrize.recipe import Recipe
 from metrize.rules import Rule
-from metrize.rules.steepest import Dualized
 from metrize.spaces.base import parse_space
 
 if TYPE_CHECKING:
@@ -175,12 +174,13 @@ def _in_norm(recipe: Recipe, group: Mapping[str, Any]) -> Recipe:
         value = _read(key, group.get(key))
         if value is None:
             continue
-        if not isinstance(recipe.rule, Dualized):
-            raise TypeError(f"{key}={value!r} for a group whose rule is {recipe.rule}; use Steepest or Lion")
-        if key == "layout" and not hasattr(recipe.rule.norm, "layout"):
-            raise TypeError(f"layout={value!r} for a group whose norm is {recipe.rule.norm}, which reads none")
-        norm = value if key == "norm" else recipe.rule.norm.replace(layout=value)
-        recipe = recipe.replace(rule=recipe.rule.replace(norm=norm))
+        norm = value
+        if key == "layout":
+            norm = recipe.rule.in_norm()
+            if not hasattr(norm, "layout"):
+                raise TypeError(f"layout={value!r} for a group whose norm is {norm}, which reads none")
+            norm = norm.replace(layout=value)
+        recipe = recipe.replace(rule=recipe.rule.with_norm(norm))
     return recipe
 
 

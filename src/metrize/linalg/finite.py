@@ -43,7 +43,7 @@ def _bounded(tensors: Sequence[Tensor], bound: float | None) -> bool:
     extremes: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
         if tensor.numel() and tensor.device.type != "meta":
-            seen = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+            seen = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
             least, most = torch.aminmax(seen)  # a NaN is both
             limit = min(largest_usable(tensor.dtype) if bound is None else bound, torch.finfo(seen.dtype).max)
             extremes.setdefault(tensor.device, []).append((least >= -limit) & (most <= limit))

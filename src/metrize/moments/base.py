@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -176,12 +176,14 @@ class Averages:
         state: stacked state of a bucket, ``[B, ...]`` each.
         slots: the averages of the rule, by name.
         delay: first steps in which the frame only looks, and which the rule does not count.
+        small_keys: keys of what the rule keeps beside its averages, where they differ from its own names for it.
     """
 
     moments: Moments
     state: dict[str, Tensor]
     slots: dict[str, Slot]
     delay: int = 0
+    small_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._observed: dict[str, Tensor] = {}
@@ -294,7 +296,7 @@ class Averages:
 
     def small(self, name: str) -> Tensor:
         """State that is kept as it is, such as one number for each point: ``[B, *batch]``."""
-        return self.state[name]
+        return self.state[self.small_keys.get(name, name)]
 
     @property
     def step(self) -> Tensor:

@@ -108,7 +108,7 @@ class Shampoo(Rule):
             for mode in self._exponents(len(sizes)):
                 square = (place[mode].stop - place[mode].start,) * 2
                 spec |= {f"{name}.factor_{mode}": (square, dtype), f"{name}.root_{mode}": (square, dtype)}
-        return spec | {"roots.failures": ((), torch.int64)}
+        return spec | {"failures": ((), torch.int64)}
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         folded = (len(coords), *self._sizes(coords.shape[1:]))
@@ -125,7 +125,7 @@ class Shampoo(Rule):
             if self.graft != "none":
                 block *= _norm(grafted[at]) / (_norm(block) + 1e-16)
             direction[at] = torch.where(started, block, grafted[at])
-        self._count(due, failed, averages.small("roots.failures"))
+        self._count(due, failed, averages.small("failures"))
         return direction.reshape(coords.shape)
 
     def _momentum(self, coords: Tensor, averages: Averages, hyper: dict[str, Any]) -> Tensor:

@@ -129,16 +129,24 @@ class Assignment:
             if twice := sorted(own.keys() & averages.keys()):
                 raise SpaceError(_doubled(recipe, twice[0], "rule", "rule"))
             averages |= own
-        return {
+        declared = {
             "optimizer": {"step": ((), torch.float32)}
             | ({"master": (tuple(shape), self.dtype)} if self.master else {}),
             "rounding": recipe.rounding.state_spec(shape, self.stored) if space.flat else {},
             "space": space.state_spec(shape, self.stored),
             "frame": self._frame_spec(),
             "moments": averages,
-            "rule": recipe.rule.small_spec(self.coords, self.batch, self.dtype, self.numbers),
             "step_size": recipe.step_size.state_spec(shape, self.dtype),
         }
+        taken = {key for spec in declared.values() for key in spec}
+        own = recipe.rule.small_spec(self.coords, self.batch, self.dtype, self.numbers)
+        return declared | {"rule": {f"rule.{key}" if key in taken else key: kept for key, kept in own.items()}}
+
+    @functools.cached_property
+    def small(self) -> dict[str, str]:
+        """Keys of what the rule keeps beside its averages, by the rule's own names for it."""
+        own = self.recipe.rule.small_spec(self.coords, self.batch, self.dtype, self.numbers)
+        return dict(zip(own, self.declared["rule"], strict=True))
 
     @functools.cached_property
     def spec(self) -> Spec:

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 import metrize
 
 TOLERANCE: dict[tuple[str, str], float] = {}
-"""Entries ``(file, name)`` whose steps differ from those of the version that wrote them, with the reason beside each."""
+"""Entries ``(file, name)`` whose steps differ from those of the version that wrote them, with the reason of each."""
 
 ELSEWHERE = 1e-4
 """On machines whose products of matrices have other last bits; a state that is lost changes more."""
@@ -34,6 +34,7 @@ def check(entry: str, after: dict[str, Tensor], expected: dict[str, Tensor], wri
         torch.testing.assert_close(value, expected[name], rtol=allowed, atol=allowed, msg=told)
 
 
+@pytest.mark.filterwarnings("ignore:weight_decay=0.1 does nothing")
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name.partition(".")[0])
 def test_kept_checkpoints_go_on(file: Path) -> None:
     content = read(file)
@@ -52,6 +53,7 @@ def test_the_kept_files_are_all_there_and_small() -> None:
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 1_500_000
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_a_kept_folder_of_two_processes_goes_on_with_one(tmp_path: Path) -> None:
     with tarfile.open(FOLDER / "two_processes.tar.xz") as pack:
         pack.extractall(tmp_path, filter="data")

@@ -27,7 +27,7 @@ import metrize
 from metrize.part import Part
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "conformance"))
-from cases import VARIANTS  # noqa: E402
+from cases import VARIANTS
 
 Entry = dict[str, Any]
 

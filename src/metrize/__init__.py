@@ -1,6 +1,7 @@
 """metrize: PyTorch optimizers that give every tensor the geometry it deserves."""
 
 from metrize import frames, memory, norms, rules, step_sizes
+from metrize.convert import convert_state
 from metrize.frames import Identity
 from metrize.in_backward import InBackward
 from metrize.memory import (
@@ -156,6 +157,7 @@ __all__ = [
     "clip_lift_norm_",
     "constrain",
     "convert_lr",
+    "convert_state",
     "error_on_space",
     "frames",
     "from_geoopt",

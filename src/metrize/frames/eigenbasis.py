@@ -73,6 +73,7 @@ class Eigenbasis(Frame):
     faithful: bool = False
 
     flat_only: ClassVar[bool] = False
+    fixed: ClassVar[tuple[str, ...]] = ("merge_dims", "data_format")
 
     def __post_init__(self) -> None:
         choice(self, "data_format", ("channels_first", "channels_last"))

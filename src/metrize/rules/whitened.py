@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -102,6 +102,8 @@ class Whitened(Whitening):
 
     second_moment: Literal["scheduled", "sum"] = "scheduled"
     floor: Literal["added", "clamped"] = "added"
+
+    fixed: ClassVar[tuple[str, ...]] = ("second_moment",)
 
     def __post_init__(self) -> None:
         choice(self, "second_moment", ("scheduled", "sum"))

@@ -3,8 +3,8 @@
 Arithmetic runs on local tensors only; a DTensor is a container of parameters and of saved state.
 """
 
-from metrize.sharding.border import placeholder, published, taken_over
+from metrize.sharding.border import agreed, placeholder, published, taken_over
 from metrize.sharding.engine import Sharded
 from metrize.sharding.members import Member, members
 
-__all__ = ["Member", "Sharded", "members", "placeholder", "published", "taken_over"]
+__all__ = ["Member", "Sharded", "agreed", "members", "placeholder", "published", "taken_over"]

@@ -1,0 +1,166 @@
+"""Checkpoints for an optimizer that keeps its averages in another way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from metrize.groups import name_of, space_of
+from metrize.linalg import is_sharded
+from metrize.part import Spec
+from metrize.recipe import Recipe, parse_recipe
+from metrize.resume import (
+    Source,
+    arranged,
+    averages_of,
+    check_origin,
+    check_place,
+    other_meaning,
+    read,
+    read_foreign,
+    stacked_alone,
+)
+from metrize.spaces.base import compute_dtype
+from metrize.state import drawn, new_state, on_host, real, slots, state_spec
+
+if TYPE_CHECKING:
+    from metrize.optimizer import Optimizer
+
+_HOST = torch.device("cpu")
+
+
+@torch.no_grad()
+def convert_state(state_dict: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """A checkpoint whose averages are stored as an optimizer stores them, for its `load_state_dict`.
+
+    Each average is read with the storage that wrote it and written with the optimizer's own: from float32 to 8 or 4
+    bits, to factors, to rank 1 or to another dtype, and back. What a smaller storage leaves out is lost. Rule, frame,
+    step size and space have to be the same in what their state means. Also read are the state dicts of Adam, AdamW, SGD,
+    Adagrad, NAdam, Adafactor and Muon of ``torch.optim``, and of Adam, AdamW and Lion in 8 bits of bitsandbytes.
+
+    Args:
+        state_dict: of an optimizer of this library or of those named; it is not changed.
+        optimizer: that shall go on; it is not changed.
+
+    Returns:
+        a state dict that ``optimizer.load_state_dict`` takes.
+
+    Raises:
+        ValueError: what cannot be carried over, by the name of a parameter.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 4)
+        >>> old = metrize.AdamW(model)
+        >>> new = metrize.SMMF(model)
+        >>> new.load_state_dict(metrize.convert_state(old.state_dict(), new))
+    """
+    own = next(iter(optimizer.recipes()), None)
+    saved = read(state_dict, lambda at, group, states: read_foreign(own, at, group, states))
+    found = arranged(saved, optimizer.param_groups, optimizer.defaults)
+    result: dict[str, Any] = {"state": {}, "param_groups": []}
+    place = 0
+    for group, new in zip(optimizer.param_groups, found, strict=True):
+        params = list(range(place, place + len(group["params"])))
+        result["param_groups"].append({**new.group, "params": params})
+        for index, source in enumerate(new.sources):
+            if source is not None:
+                kept = _converted({**new.group, "params": group["params"]}, index, source, place + index + 1)
+                if kept:
+                    result["state"][params[index]] = kept
+        place += len(params)
+    return result
+
+
+def _converted(group: dict[str, Any], index: int, source: Source, seed: int) -> dict[str, Any]:
+    """The state of one parameter; `seed` is its place in the optimizer, counted from 1."""
+    recipe, name = parse_recipe(group["recipe"]), name_of(group, index)
+    check_place(group, index, source)
+    _check_meaning(source, recipe, group, name)
+    if not source.state:
+        return {}
+    p, space = group["params"][index], space_of(group, index, recipe)
+    whole = p.full_tensor() if is_sharded(p) else p
+    kept = {key: value.full_tensor() if is_sharded(value) else value for key, value in source.state.items()}
+    kept["step"] = torch.as_tensor(kept["step"], dtype=torch.float32)
+    hyper = {**source.group.recipe.hyper(), **group, **source.group.numbers}
+    if source.group.origin:
+        kept = _in_arithmetic(kept, whole.dtype)
+    was, dtype = _written(source.group.recipe, space, whole, hyper, kept, name)
+    spec = state_spec(recipe, space, whole, group)
+    state = new_state(spec, recipe, space, whole, _HOST)
+    shape = real(whole).shape
+    old = {slot.name: slot for slot in slots(source.group.recipe, space, shape, compute_dtype(dtype), hyper).values()}
+    new = slots(recipe, space, shape, compute_dtype(whole.dtype), group)
+    _check_averages({k: s.kind for k, s in old.items()}, {k: s.kind for k, s in new.items()}, name)
+    read_back = averages_of(source.group.recipe, space, shape, compute_dtype(dtype), hyper, kept)
+    taken: set[str] = set()
+    for key, slot in new.items():
+        storage, before = recipe.moments.of(slot.shape, slot.kind), source.group.recipe.moments
+        own = storage.state_spec(slot.name, slot.shape, slot.dtype, slot.kind)
+        taken |= own.keys()
+        if before.of(slot.shape, slot.kind) == storage and all(was.get(k) == form for k, form in own.items()):
+            state |= {k: kept[k].clone() for k in own}  # the same numbers in the same storage, to the bit
+            continue
+        for drawn_key in filter(drawn, own):
+            state[drawn_key].fill_(seed)
+        storage.write(slot, stacked_alone(state), read_back[key].to(slot.dtype))
+    _carry_rest(state, kept, spec.keys() - taken, name)
+    return state | {key: value for key, value in kept.items() if key not in was and key not in spec}
+
+
+def _carry_rest(state: dict[str, Tensor], kept: dict[str, Any], keys: set[str], name: str) -> None:
+    """What is no average: counts, bases, points and numbers, in the dtype of the new state."""
+    for key in keys:
+        value = kept.get(key)
+        if isinstance(value, Tensor) and value.shape == state[key].shape:
+            state[key] = value.to(state[key].dtype, copy=True)
+        elif key != "master" and not key.startswith("rounding."):  # these start from the weights
+            raise ValueError(
+                f"parameter {name!r}: {key} of shape {tuple(state[key].shape)} is kept here, and the checkpoint has "
+                f"{'none' if value is None else tuple(value.shape)}; it cannot be made of what there is"
+            )
+
+
+def _check_meaning(source: Source, recipe: Recipe, group: dict[str, Any], name: str) -> None:
+    """Refuse averages that mean something else under another recipe."""
+    if source.group.origin:
+        check_origin(source.group, recipe, group, name)
+        return
+    was = source.group.recipe
+    if isinstance(was.rule, type(recipe.rule)) or isinstance(recipe.rule, type(was.rule)):
+        was = was.replace(rule=recipe.rule)  # one is a kind of the other
+    if told := other_meaning(was, recipe):
+        raise ValueError(f"parameter {name!r}: its averages cannot be carried over to another {', '.join(told)}")
+
+
+def _check_averages(was: dict[str, Any], now: dict[str, Any], name: str) -> None:
+    if was != now:
+        raise ValueError(
+            f"parameter {name!r}: the checkpoint keeps the averages {', '.join(sorted(was)) or 'none'}, and this "
+            f"optimizer {', '.join(sorted(now)) or 'none'}; they cannot be made of one another"
+        )
+
+
+def _in_arithmetic(kept: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Averages of another library, which may keep them in the parameter's dtype."""
+    wide = compute_dtype(dtype)
+    return {k: v if on_host(k) else torch.as_tensor(v).to(wide) for k, v in kept.items()}
+
+
+def _written(
+    recipe: Recipe, space: Any, p: Tensor, hyper: dict[str, Any], kept: dict[str, Any], name: str
+) -> tuple[Spec, torch.dtype]:
+    """What the recipe keeps for a parameter of the dtype that it had then, and that dtype."""
+    spec: Spec = {}
+    for dtype in (p.dtype, torch.float32, torch.float64, torch.bfloat16):
+        spec = state_spec(recipe, space, torch.empty(p.shape, dtype=dtype, device="meta"), hyper)
+        fits = [
+            isinstance(kept.get(key), Tensor) and kept[key].dtype == kind and tuple(kept[key].shape) == tuple(shape)
+            for key, (shape, kind) in spec.items()
+        ]
+        if all(fits):
+            return spec, dtype
+    wrong = [key for key, fit in zip(spec, fits, strict=True) if not fit]
+    raise ValueError(f"parameter {name!r}: the state {', '.join(wrong)} of the checkpoint is not what its recipe keeps")

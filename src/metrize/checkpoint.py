@@ -83,7 +83,7 @@ def load(optimizer: Optimizer, state_dict: Any, base_load: Callable[[dict[str, A
     def set_aside(_: Any, final: dict[str, Any]) -> dict[str, Any]:
         groups, told = _together(optimizer, lambda: _fit(optimizer, final, states))
         for text in told:
-            warnings.warn(text, UserWarning, stacklevel=6)
+            warnings.warn(text, UserWarning, stacklevel=7)
         return {**final, "state": {}, "param_groups": groups}
 
     def put_back(_: Any) -> None:
@@ -158,6 +158,8 @@ def _fit(
         told: list[str] = []
         for index, source in enumerate(new.sources):
             if source is not None:
+                if source.group.origin:
+                    check_origin(source.group, parse_recipe(own["recipe"]), own, name_of(own, index))
                 told += _check_parameter(at, {**new.group, "params": own["params"]}, index, source)
                 if source.state:
                     states[own["params"][index]] = source.state
@@ -197,9 +199,7 @@ def _check_parameter(at: int, group: dict[str, Any], index: int, source: Source)
     check_place(group, index, source)
     spec = _spec(recipe, group, index)
     changed: list[str] = []
-    if saved.origin:
-        check_origin(saved, recipe, group, name)
-    elif saved.recipe != recipe:
+    if not saved.origin and saved.recipe != recipe:
         changed = differences(saved.recipe, recipe)
     was = _spec(saved.recipe, {**group, **saved.numbers}, index)
     if saved.recipe != recipe and (other_meaning(saved.recipe, recipe) or was != spec) and not saved.origin:

@@ -37,8 +37,8 @@ def convert_state(state_dict: dict[str, Any], optimizer: Optimizer) -> dict[str,
 
     Each average is read with the storage that wrote it and written with the optimizer's own: from float32 to 8 or 4
     bits, to factors, to rank 1 or to another dtype, and back. What a smaller storage leaves out is lost. Rule, frame,
-    step size and space have to be the same in what their state means. Also read are the state dicts of Adam, AdamW, SGD,
-    Adagrad, NAdam, Adafactor and Muon of ``torch.optim``, and of Adam, AdamW and Lion in 8 bits of bitsandbytes.
+    step size and space have to be the same in what their state means. Also read are the state dicts of Adam, AdamW,
+    SGD, Adagrad, NAdam, Adafactor and Muon of ``torch.optim``, and of Adam, AdamW and Lion in 8 bits of bitsandbytes.
 
     Args:
         state_dict: of an optimizer of this library or of those named; it is not changed.
@@ -66,6 +66,7 @@ def convert_state(state_dict: dict[str, Any], optimizer: Optimizer) -> dict[str,
         result["param_groups"].append({**new.group, "params": params})
         for index, source in enumerate(new.sources):
             if source is not None:
+                _check_meaning(source, group, name_of(group, index))
                 kept = _converted({**new.group, "params": group["params"]}, index, source, place + index + 1)
                 if kept:
                     result["state"][params[index]] = kept
@@ -77,7 +78,6 @@ def _converted(group: dict[str, Any], index: int, source: Source, seed: int) -> 
     """The state of one parameter; `seed` is its place in the optimizer, counted from 1."""
     recipe, name = parse_recipe(group["recipe"]), name_of(group, index)
     check_place(group, index, source)
-    _check_meaning(source, recipe, group, name)
     if not source.state:
         return {}
     p, space = group["params"][index], space_of(group, index, recipe)
@@ -123,15 +123,20 @@ def _carry_rest(state: dict[str, Tensor], kept: dict[str, Any], keys: set[str], 
             )
 
 
-def _check_meaning(source: Source, recipe: Recipe, group: dict[str, Any], name: str) -> None:
-    """Refuse averages that mean something else under another recipe."""
+def _check_meaning(source: Source, group: dict[str, Any], name: str) -> None:
+    """Refuse averages that mean something else under the recipe of the optimizer's group."""
+    recipe = parse_recipe(group["recipe"])
     if source.group.origin:
         check_origin(source.group, recipe, group, name)
         return
     was = source.group.recipe
     if isinstance(was.rule, type(recipe.rule)) or isinstance(recipe.rule, type(was.rule)):
         was = was.replace(rule=recipe.rule)  # one is a kind of the other
-    if told := other_meaning(was, recipe):
+    told = other_meaning(was, recipe)
+    keeps = [part.state_spec(torch.Size((2, 2)), torch.float32).keys() for part in (was.step_size, recipe.step_size)]
+    if keeps[0] != keeps[1]:  # one that keeps something scales what enters the averages
+        told += [f"step_size {was.step_size} -> {recipe.step_size}"]
+    if told:
         raise ValueError(f"parameter {name!r}: its averages cannot be carried over to another {', '.join(told)}")
 
 

@@ -240,7 +240,7 @@ def _other_state(at: int, was: Recipe, now: Recipe, name: str, old: Spec, new: S
     told = other_meaning(was, now)
     why = f"their averages are not the same ({', '.join(told)})" if told else _differing(old, new)
     return (
-        f"group {at} of the checkpoint was trained with {was!r}, and this optimizer has {now!r}: of parameter "
+        f"group {at} of the checkpoint was trained with {was}, and this optimizer has {now}: of parameter "
         f"{name!r}, {why}; build the optimizer with the checkpoint's recipe, or where its rule, frame and space are "
         f"the same: {_WAY_ON}"
     )

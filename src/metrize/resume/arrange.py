@@ -169,6 +169,6 @@ def check_place(group: dict[str, Any], index: int, source: Source) -> None:
     now = space_of(group, index, parse_recipe(group["recipe"]))
     if repr(was or "") != repr(now if not (now.flat and was is None) else ""):
         raise ValueError(
-            f"parameter {name!r} was trained on {was or 'a vector space'} in the checkpoint, and lives on "
+            f"parameter {name!r} was trained on {was or 'a vector space'} in the checkpoint, and is declared on "
             f"{'a vector space' if now.flat else now} here; declare it alike before loading"
         )

@@ -202,6 +202,8 @@ def _check_parameter(at: int, group: dict[str, Any], index: int, source: Source)
     if not saved.origin and saved.recipe != recipe:
         changed = differences(saved.recipe, recipe)
     was = _spec(saved.recipe, {**group, **saved.numbers}, index)
+    if saved.recipe.rounding != recipe.rounding:  # a setting, whose state starts anew from the weights
+        was = {key: form for key, form in was.items() if not _rounds(key)} | _of_rounding(spec)
     if saved.recipe != recipe and (other_meaning(saved.recipe, recipe) or was != spec) and not saved.origin:
         raise ValueError(_other_state(at, saved.recipe, recipe, name, was, spec))
     if saved.origin and was != spec:
@@ -211,14 +213,26 @@ def _check_parameter(at: int, group: dict[str, Any], index: int, source: Source)
         )
     if source.state:
         kept = source.state
+        if saved.recipe.rounding != recipe.rounding:
+            fresh = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in _of_rounding(spec).items()}
+            kept = {key: value for key, value in kept.items() if not _rounds(key)} | fresh
         if saved.origin:
-            kept = saved.states[source.index] = {k: _cast(v, spec.get(k)) for k, v in kept.items()}
+            kept = {key: _cast(value, spec.get(key)) for key, value in kept.items()}
+        saved.states[source.index] = kept
         _check_state(name, kept, spec)
         _check_reading(saved.recipe, recipe, group, index, kept)
     return changed
 
 
 _WAY_ON = "metrize.convert_state(state_dict, optimizer) carries averages from one storage or dtype to another"
+
+
+def _rounds(key: str) -> bool:
+    return key.startswith("rounding.")
+
+
+def _of_rounding(spec: Spec) -> Spec:
+    return {key: form for key, form in spec.items() if _rounds(key)}
 
 
 def _spec(recipe: Recipe, group: dict[str, Any], index: int) -> Spec:
@@ -247,10 +261,9 @@ def _other_state(at: int, was: Recipe, now: Recipe, name: str, old: Spec, new: S
 
 
 def _cast(value: Any, form: tuple[tuple[int, ...], torch.dtype] | None) -> Any:
-    if form is None:
+    if form is None or not isinstance(value, Tensor | float | int):
         return value
-    value = torch.as_tensor(value)
-    return value if value.dtype == form[1] else value.to(form[1])
+    return torch.as_tensor(value).to(form[1])
 
 
 def _check_reading(was: Recipe, now: Recipe, group: dict[str, Any], index: int, kept: dict[str, Any]) -> None:

@@ -83,7 +83,8 @@ def _converted(group: dict[str, Any], index: int, source: Source, seed: int) -> 
     p, space = group["params"][index], space_of(group, index, recipe)
     whole = p.full_tensor() if is_sharded(p) else p
     kept = {key: value.full_tensor() if is_sharded(value) else value for key, value in source.state.items()}
-    kept["step"] = torch.as_tensor(kept["step"], dtype=torch.float32)
+    if isinstance(kept.get("step"), float | int):
+        kept["step"] = torch.tensor(float(kept["step"]))
     hyper = {**source.group.recipe.hyper(), **group, **source.group.numbers}
     if source.group.origin:
         kept = _in_arithmetic(kept, whole.dtype)
@@ -151,7 +152,8 @@ def _check_averages(was: dict[str, Any], now: dict[str, Any], name: str) -> None
 def _in_arithmetic(kept: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """Averages of another library, which may keep them in the parameter's dtype."""
     wide = compute_dtype(dtype)
-    return {k: v if on_host(k) else torch.as_tensor(v).to(wide) for k, v in kept.items()}
+    casts = {key: torch.float32 if on_host(key) else wide for key in kept}
+    return {key: value.to(casts[key]) if isinstance(value, Tensor) else value for key, value in kept.items()}
 
 
 def _written(

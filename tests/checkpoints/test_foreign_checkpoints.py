@@ -204,3 +204,19 @@ def test_averages_of_bitsandbytes(nested: bool) -> None:
         new = metrize.Lion([p])
         new.load_state_dict(metrize.convert_state(lion, new))
         assert (new.state[p]["exp_avg"] - m).abs().max() < 0.02 * m.abs().max()
+
+
+def test_damaged_states_of_torch_are_refused_and_change_nothing() -> None:
+    model = Net()
+    for theirs, ours in (("AdamW", "AdamW"), ("Adagrad", "AdaGrad"), ("NAdam", "NAdam"), ("Adafactor", "Adafactor")):
+        old = getattr(torch.optim, theirs)(model.parameters())
+        train(model, old, 0, 2)
+        new = metrize.catalogue()[ours](model, **({"dialect": "torch"} if ours == "Adafactor" else {}))
+        for key, value in old.state_dict()["state"][0].items():
+            for wrong in ("text", torch.zeros(2, 3, 5), None):
+                saved = copy.deepcopy(old.state_dict())
+                saved["state"][0][key] = wrong
+                for load in (new.load_state_dict, lambda content, new=new: metrize.convert_state(content, new)):
+                    with pytest.raises(ValueError, match=r"embed.weight|group 0"):
+                        load(saved)
+                assert not new.state, (theirs, key, value.shape)

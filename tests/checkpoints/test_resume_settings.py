@@ -244,3 +244,26 @@ def test_storages_are_compared_by_what_they_read() -> None:
     assert Quantized(smallest=9) != Quantized(smallest=10)
     with pytest.warns(UserWarning, match="moments.smallest 9 -> 10"):
         other.load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("was", [metrize.Nearest(), metrize.Stochastic(), metrize.Compensated()], ids=str)
+@pytest.mark.parametrize("now", [metrize.Nearest(), metrize.Stochastic(4), metrize.Compensated()], ids=str)
+@pytest.mark.parametrize("converted", [False, True])
+def test_rounding_of_16_bit_weights_is_a_setting(was: Any, now: Any, converted: bool) -> None:
+    torch.manual_seed(0)
+    model = Net().bfloat16()
+    old = metrize.AdamW(model, rounding=was)
+    train(model, old, 0, 2)
+    new = metrize.AdamW(model, rounding=now)
+    saved = copy.deepcopy(old.state_dict())
+    if converted:
+        new.load_state_dict(metrize.convert_state(saved, new))
+    elif was == now:
+        new.load_state_dict(saved)
+    else:
+        with pytest.warns(UserWarning, match="rounding"):
+            new.load_state_dict(saved)
+    train(model, new, 2, 4)
+    kept = new.state[model.one.weight]
+    assert kept.keys() == new.spec(new.param_groups[0], 0).keys()
+    assert int(kept.get("rounding.seed", torch.ones(()))) != 0

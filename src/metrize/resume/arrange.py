@@ -99,15 +99,16 @@ def _by_place(saved: list[SavedGroup], groups: list[dict[str, Any]]) -> list[tup
 
 def _count_groups(saved: list[SavedGroup], groups: list[dict[str, Any]]) -> None:
     if len(saved) != len(groups):
-        raise ValueError(f"the checkpoint has {len(saved)} parameter groups and this optimizer has {len(groups)}")
+        muon = any(group.origin == "torch.optim.Muon" for group in saved)
+        hint = "; build torch's Muon with named parameters, or write param_names into its group" if muon else ""
+        raise ValueError(f"the checkpoint has {len(saved)} parameter groups and this optimizer has {len(groups)}{hint}")
 
 
 def _by_name(saved: list[SavedGroup], groups: list[dict[str, Any]]) -> list[tuple[int, list[Place]]] | None:
     """For each group the one whose numbers it takes, and the places of its parameters; None: names are not known."""
-    told = [group.names for group in saved]
-    if not all(told) or not all(group.get("param_names") for group in groups):
+    theirs = [group.names for group in saved if group.names is not None]
+    if len(theirs) < len(saved) or not all("param_names" in group for group in groups):
         return None
-    theirs = [names or [] for names in told]
     ours: list[list[str]] = [list(group["param_names"]) for group in groups]
     if {*_all(theirs)} != {*_all(ours)}:
         theirs, ours = _stripped(theirs), _stripped(ours)

@@ -49,11 +49,14 @@ def read_foreign(own: Recipe | None, at: int, group: Group, states: list[State])
     Raises:
         ValueError: nobody knows who wrote it, or there is no counterpart.
     """
-    if any(_QUANTIZED in state or "state1" in state for state in states):
-        return _bitsandbytes(own, group, states)
-    for name, (marks, reading) in _READINGS.items():
-        if marks <= group.keys():
-            return _named(f"torch.optim.{name}", group, reading(group, states))
+    try:
+        if any(_QUANTIZED in state or "state1" in state for state in states):
+            return _bitsandbytes(own, group, states)
+        for name, (marks, reading) in _READINGS.items():
+            if marks <= group.keys():
+                return _named(f"torch.optim.{name}", group, reading(group, states))
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"group {at} of the checkpoint cannot be read: {type(error).__name__}: {error}") from None
     for name, marks in _STRANGERS.items():
         if marks <= group.keys():
             raise ValueError(f"group {at} of the checkpoint is of torch.optim.{name}, which has no counterpart here")

@@ -191,6 +191,8 @@ def test_bad_checkpoints_are_refused_and_change_nothing(name: str) -> None:
     refused(optimizer, [1], "state dict is expected, and not list")
     refused(optimizer, None, "state dict is expected")
     refused(optimizer, {}, "no 'state'")
+    refused(optimizer, {"state": {}, "param_groups": []}, "no parameter groups")
+    refused(optimizer, {"state": {}, "param_groups": [{"params": [0]}]}, "group 0 of the checkpoint names no recipe")
     refused(optimizer, spoilt(without("param_groups")), "no 'param_groups'")
     refused(optimizer, spoilt(lambda saved: saved["state"].update({99: {}})), "state of 99")
     refused(optimizer, spoilt(lambda saved: saved["state"].update({0: 5})), "state of 0")

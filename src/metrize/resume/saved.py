@@ -78,6 +78,8 @@ def check_form(state_dict: Any) -> None:
             raise ValueError(f"the checkpoint has no {key!r}: it holds {_few(state_dict)}; is it of an optimizer?")
         if not isinstance(state_dict[key], kind):
             raise ValueError(f"{key!r} of the checkpoint is {type(state_dict[key]).__name__}, which cannot be read")
+    if not state_dict["param_groups"]:
+        raise ValueError("the checkpoint has no parameter groups")
     known: set[Any] = set()
     for at, group in enumerate(state_dict["param_groups"]):
         if not isinstance(group, dict) or not isinstance(group.get("params"), list | tuple):

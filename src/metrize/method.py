@@ -178,7 +178,7 @@ def _in_norm(recipe: Recipe, group: Mapping[str, Any]) -> Recipe:
         if key == "layout":
             norm = recipe.rule.in_norm()
             if not hasattr(norm, "layout"):
-                raise TypeError(f"layout={value!r} for a group whose norm is {norm}, which reads none")
+                raise TypeError(f"layout={value!r} for a group whose rule is {recipe.rule}, which reads none")
             norm = norm.replace(layout=value)
         recipe = recipe.replace(rule=recipe.rule.with_norm(norm))
     return recipe

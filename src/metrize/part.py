@@ -24,6 +24,9 @@ class Part:
 
     known: ClassVar[dict[str, type[Part]]] = {}
 
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Arguments that a resumed run has to share, because they say what state means whose names and shapes are equal."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         Part.known[cls.__name__] = cls

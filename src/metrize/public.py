@@ -1,6 +1,7 @@
 """Every public name; `metrize` itself imports this module when the first of them is asked for."""
 
 from metrize import frames, memory, norms, rules, step_sizes
+from metrize.convert import convert_state
 from metrize.frames import Identity
 from metrize.in_backward import InBackward
 from metrize.memory import (
@@ -155,6 +156,7 @@ __all__ = [
     "clip_lift_norm_",
     "constrain",
     "convert_lr",
+    "convert_state",
     "create",
     "error_on_space",
     "frames",

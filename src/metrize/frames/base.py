@@ -44,6 +44,9 @@ class Frame(Part):
         """The numbers of a parameter group that this frame reads, with their defaults."""
         return {}
 
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Numbers of a parameter group that `told` reads over its own."""
+
     def told(self, hyper: Mapping[str, Any]) -> Frame:
         """This frame with the numbers that a parameter group has now."""
         return self

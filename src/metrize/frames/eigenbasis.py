@@ -74,6 +74,7 @@ class Eigenbasis(Frame):
     faithful: bool = False
 
     flat_only: ClassVar[bool] = False
+    fixed: ClassVar[tuple[str, ...]] = ("merge_dims", "data_format")
 
     def __post_init__(self) -> None:
         choice(self, "data_format", ("channels_first", "channels_last"))
@@ -89,6 +90,8 @@ class Eigenbasis(Frame):
 
     def hyper(self) -> dict[str, Any]:
         return {"shampoo_beta": self.shampoo_beta}
+
+    reads: ClassVar[tuple[str, ...]] = ("shampoo_beta",)
 
     def told(self, hyper: Mapping[str, Any]) -> Eigenbasis:
         beta = float(hyper.get("shampoo_beta", self.shampoo_beta))

@@ -62,6 +62,7 @@ class Shampoo(Rule):
     graft: Literal["none", "sgd", "adagrad", "rmsprop", "adam"] = "none"
 
     flat_only: ClassVar[bool] = True
+    fixed: ClassVar[tuple[str, ...]] = ("merge_dims",)
 
     def __post_init__(self) -> None:
         choice(self, "graft", _GRAFTS)

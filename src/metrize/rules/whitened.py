@@ -109,6 +109,8 @@ class Whitened(Whitening):
     second_moment: Literal["scheduled", "sum"] = "scheduled"
     floor: Literal["added", "clamped"] = "added"
 
+    fixed: ClassVar[tuple[str, ...]] = ("second_moment",)
+
     def __post_init__(self) -> None:
         choice(self, "second_moment", ("scheduled", "sum"))
         choice(self, "floor", ("added", "clamped"))

@@ -51,6 +51,7 @@ class Prodigy(StepSize):
     slice_p: int = 1
 
     flat_only: ClassVar[bool] = True
+    fixed: ClassVar[tuple[str, ...]] = ("d0", "slice_p", "safeguard_warmup")
     sums: ClassVar[int] = 2
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import warnings
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from metrize.moments import Dense, Moments
 from metrize.part import Part, choice, parse
 from metrize.rounding import Nearest, Rounding
 from metrize.rules import Adam, Rule
+from metrize.rules.steepest import Dualized
 from metrize.spaces import Space, SpaceError, Vector
 from metrize.step_sizes import Given, StepSize
 
@@ -46,6 +48,9 @@ class Recipe(Part):
     Raises:
         TypeError: something that does not belong in its slot.
         ValueError: an unknown decay.
+
+    Warns:
+        UserWarning: the step size measures in another norm than that of the rule.
     """
 
     space: Space | None = None
@@ -58,18 +63,15 @@ class Recipe(Part):
 
     def __post_init__(self) -> None:
         choice(self, "decay", DECAYS)
-        slots = {"frame": Frame, "moments": Moments, "rule": Rule, "step_size": StepSize, "rounding": Rounding}
-        for slot, kind in slots.items():
-            self._check(slot, kind)
-        if self.space is not None:
-            self._check("space", Space)
-
-    def _check(self, slot: str, kind: type[Part]) -> None:
-        value = getattr(self, slot)
-        if not isinstance(value, kind):
-            kinds = [cls for cls in Part.known.values() if issubclass(cls, kind) and cls is not kind]
-            fits = sorted(f"{cls.__module__}.{cls.__name__}" for cls in kinds)
-            raise TypeError(f"{slot}={value!r} is no {kind.__name__.lower()}; it may be {', '.join(fits)}")
+        steepest = self.rule.norm if isinstance(self.rule, Dualized) else None
+        object.__setattr__(self, "step_size", self.step_size.beside(steepest))
+        measured = self.step_size.measured_in
+        if steepest is not None and measured is not None and measured != steepest:
+            warnings.warn(
+                f"step_size={self.step_size} measures in another norm than the steps of rule={self.rule} have; "
+                "leave its norm out, and it is that of the rule",
+                stacklevel=4,
+            )
 
     def hyper(self) -> dict[str, Any]:
         """The numbers of a parameter group that this recipe reads beside ``lr`` and ``weight_decay``."""

@@ -39,7 +39,7 @@ class Eigenbasis(Frame):
     Args:
         period: f, steps between two refreshes of a parameter.
         shampoo_beta: b, the decay of the factors.
-        max_precond_dim: a longer mode has no basis.
+        max_precond_dim: a longer mode has no basis; inf: every mode has one.
         one_sided: the longest mode has none either (the columns of a square matrix).
         merge_dims: take neighbouring dimensions together, from left to right, as long as their product is at most
             `max_precond_dim`.
@@ -62,7 +62,7 @@ class Eigenbasis(Frame):
 
     period: int = 10
     shampoo_beta: float = 0.95
-    max_precond_dim: int = 10000
+    max_precond_dim: float = 10000
     one_sided: bool = False
     merge_dims: bool = False
     precondition_1d: bool = False

@@ -44,7 +44,7 @@ class Slot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Moments(Part):
+class Moments(Part, abstract=True):
     """A storage for averages.
 
     One that can work on pieces of a tensor, so that no temporary is as large as the tensor, answers `stream`.
@@ -123,7 +123,7 @@ class Moments(Part):
 
 
 @dataclasses.dataclass(frozen=True)
-class Streaming(Moments):
+class Streaming(Moments, abstract=True):
     """A storage whose only way to take a step is `stream`: a whole tensor is one piece."""
 
     streams: ClassVar[bool] = True
@@ -144,9 +144,6 @@ class Streaming(Moments):
         average = stream.again(cut) if self.ahead else stream.update(cut, piece, decay, gain)
         stream.close()
         return slot.points(average.expand_as(piece).reshape(value.shape[0], *slot.shape))
-
-
-del Streaming.known["Streaming"]  # what storages share is no storage
 
 
 def accumulate_(average: Tensor, value: Tensor, decay: float | Tensor, gain: float | Tensor, kind: Kind) -> None:

@@ -32,7 +32,7 @@ Pass = Callable[[Tensor, Averages, dict[str, Any], Metric], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule(Part):
+class Rule(Part, abstract=True):
     """Turns coordinates of a gradient into a direction of ascent, keeping averages as it goes."""
 
     flat_only: ClassVar[bool] = False

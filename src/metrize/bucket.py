@@ -19,6 +19,7 @@ from metrize.moments import Averages
 from metrize.recipe import Recipe
 from metrize.rounding import Nearest
 from metrize.rules import Metric
+from metrize.rules.base import Pass, UndeclaredError
 from metrize.seams import Seam, by_windows
 from metrize.spaces import Space
 from metrize.spaces.base import compute_dtype
@@ -255,10 +256,17 @@ class Stacked(Bucket):
         """The rule, in the coordinates of the frame."""
         inner, hyper = self.recipe.step_size.scaled(framing.enter(coords), framing.state, self.group)
         rule, weight = self.recipe.rule, prior_weight(self.recipe.decay, self.space, self.group)
-        direction = rule.direction(inner, averages, hyper, self._metric)
+        direction: Tensor = self._ask(rule.direction, inner, averages, hyper)
         if not weight:
             return direction
-        return direction + rule.prior(framing.enter(points), averages, hyper, self._metric).mul_(weight)
+        return direction + self._ask(rule.prior, framing.enter(points), averages, hyper).mul_(weight)
+
+    def _ask(self, way: Pass, coords: Tensor, averages: Averages, hyper: dict[str, Any]) -> Any:
+        """What a method of the rule makes of coordinates."""
+        try:
+            return way(coords, averages, hyper, self._metric)
+        except KeyError as error:
+            raise UndeclaredError(self.recipe.rule, error, averages.slots, hyper) from error
 
     def _move_(
         self, points: Tensor, direction: Tensor, rate: float | Tensor, section: Any, framing: Framing, coords: Tensor

@@ -18,7 +18,7 @@ from metrize.bucket import Bucket
 from metrize.exchange import Exchange, settle_sums
 from metrize.groups import Params, name_of, named_members, newly_declared, settle, space_of
 from metrize.linalg import all_finite, held
-from metrize.part import Spec, parse
+from metrize.part import Part, Spec, parse
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
 from metrize.rules.steepest import Dualized
@@ -209,7 +209,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _sign(self) -> list[Any]:
         """What the buckets depend on; cheap, because it is compared at every step."""
-        signature: list[Any] = [len(self.state), declare.revision()]
+        signature: list[Any] = [len(self.state), declare.revision(), Part.revision]
         for state in self.state.values():
             signature.extend(map(id, state.values()))  # offloading exchanges them
         for group in self.param_groups:

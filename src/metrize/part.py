@@ -34,6 +34,8 @@ class Part:
 
     known: ClassVar[dict[str, type[Part]]] = {}
     contracts: ClassVar[dict[str, type[Part]]] = {}
+    revision: ClassVar[int] = 0
+    """How often a class was defined again."""
     source: ClassVar[str | None] = None
     """The file that defines the class, where there is one."""
 
@@ -43,7 +45,7 @@ class Part:
         _refuse_taken_name(cls)
         parse.cache_clear()  # it holds parts of the class before
         for names in (Part.known, Part.contracts):
-            names.pop(cls.__name__, None)
+            Part.revision += names.pop(cls.__name__, None) is not None
         (Part.contracts if abstract else Part.known)[cls.__name__] = cls
         if "__repr__" not in vars(cls):  # dataclass would print the qualified name
             cls.__repr__ = Part.__repr__  # type: ignore[method-assign]

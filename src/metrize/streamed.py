@@ -144,7 +144,7 @@ class Streamed(Stacked):
         *looks, last = self.recipe.rule.passes(self.group, self._ahead)
         for look in looks:
             for cut in averages.along(self._cuts):
-                look(*self._seen(self._descent(cut.of(grad), cut.of(stack)), state, averages), self._metric)
+                self._ask(look, *self._seen(self._descent(cut.of(grad), cut.of(stack)), state, averages))
         gain = _per_member(self.recipe.rule.gain(averages.step, self.group), one)
         rounding, whole = self.recipe.rounding, state.get("rounding.rest")
         for piece, cut in enumerate(averages.along(self._cuts)):
@@ -156,7 +156,7 @@ class Streamed(Stacked):
             else:
                 coords = self._descent(cut.of(grad), wide)
                 shrink_before_(self.recipe.decay, wide, rate, self.space, self.group)
-                direction = last(*self._seen(coords, state, averages), self._metric)
+                direction = self._ask(last, *self._seen(coords, state, averages))
                 self._advance_(wide, direction, rate, rate * gain)
             if not exact:
                 rounding.narrow_(points, wide, rest, rounding.draw({key: v[0] for key, v in state.items()}, piece))

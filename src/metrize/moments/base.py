@@ -165,6 +165,9 @@ def accumulate_(average: Tensor, value: Tensor, decay: float | Tensor, gain: flo
 class Averages:
     """What a rule sees of its state: averages by name, shaped like the coordinates, however they are stored.
 
+    What `update`, `again`, `raise_` and `read` return may be the kept tensor itself, so a rule computes with it and
+    never changes it in place; nor the coordinates, which may be the gradient itself.
+
     Args:
         moments: the storage.
         state: stacked state of a bucket, ``[B, ...]`` each.

@@ -31,6 +31,27 @@ Pass = Callable[[Tensor, Averages, dict[str, Any], Metric], Any]
 """One way through a tensor: arguments as `Rule.direction`."""
 
 
+class UndeclaredError(KeyError):
+    """A rule asks for an average or a number that it does not declare.
+
+    Args:
+        rule: which asks.
+        asked: what the look-up raised.
+        averages: names of its averages.
+        hyper: the numbers that it was given.
+    """
+
+    def __init__(self, rule: Rule, asked: KeyError, averages: Collection[str], hyper: Collection[str]) -> None:
+        names = sorted({*rule.hyper(), "lr", "weight_decay"} & set(hyper))
+        super().__init__(
+            f"{rule} asks for {asked}, which it does not declare; its averages() are {', '.join(averages) or 'none'}, "
+            f"and its numbers, of hyper(), {', '.join(names)}"
+        )
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule(Part, abstract=True):
     """Turns coordinates of a gradient into a direction of ascent, keeping averages as it goes."""

@@ -61,7 +61,7 @@ class Part:
         """
         if type(self) in Part.contracts.values():
             raise TypeError(_is_contract(type(self)))
-        for name, hint in hints_of(type(self)).items():  # type: ignore[arg-type]
+        for name, hint in hints_of(type(self)).items():
             object.__setattr__(self, name, _fitted(self, name, hint))
 
     def __repr__(self) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import operator
 import sys
 import types
 import typing
+import weakref
 from collections.abc import Iterator
 from typing import Any, Literal, Union
 
@@ -17,10 +17,14 @@ class MisfitError(TypeError):
     """A value is not of the kind that an annotation asks for."""
 
 
-@functools.lru_cache(maxsize=1024)
+_hints: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
 def hints_of(cls: type) -> dict[str, Any]:
     """The annotation of each field of a dataclass; `Any` where it names what its module does not know."""
-    return {field.name: _hint(cls, field.name, field.type) for field in dataclasses.fields(cls)}
+    if cls not in _hints:
+        _hints[cls] = {field.name: _hint(cls, field.name, field.type) for field in dataclasses.fields(cls)}
+    return _hints[cls]
 
 
 def plain(value: Any) -> Any:
@@ -122,7 +126,8 @@ def _is_a(value: Any, hint: Any) -> bool:
         return type(value) in (int, float)
     if hint in (int, bool, str):
         return type(value) is hint
-    return isinstance(value, hint) if isinstance(hint, type) else True
+    kind = typing.get_origin(hint) or hint
+    return isinstance(value, kind) if isinstance(kind, type) else True
 
 
 def _hint(cls: type, name: str, annotation: Any) -> Any:

@@ -14,7 +14,8 @@ from cyclopts import App, CycloptsError, Parameter
 from metrize.cli import show
 from metrize.cli.progress import watching
 from metrize.cli.settings import Count, Setting, Words
-from metrize.lab.config import RunConfig
+from metrize.lab.config import FolderError, RunConfig
+from metrize.lab.durable import NotWrittenError
 
 app = App(
     name="metrize",
@@ -40,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and turn what can go wrong into a line and an exit status."""
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-    except (CycloptsError, MendableError, OSError) as error:
+    except (CycloptsError, FolderError, MendableError, NotWrittenError, OSError) as error:
         show.error(_text(error))
         return 2
     except StoppedError as stopped:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from metrize.cli import show
 from metrize.cli.commands import MendableError
-from metrize.cli.plan import called, of_task
+from metrize.cli.plan import model_of, of_task
 
 if TYPE_CHECKING:
     from metrize.memory import Prediction, RankPrediction, ShardedPrediction, Target
@@ -124,7 +124,7 @@ def _target(name: str) -> Target:
     if found:
         return KNOWN[found]()
     try:
-        made: Any = called(name) if ":" in name else of_task(name, None)[0]
+        made: Any = model_of(name) if ":" in name else of_task(name, None)[0]
     except ValueError as error:
         raise MendableError(f"{error}\nor one of the public models: {', '.join(KNOWN)}") from error
     return made

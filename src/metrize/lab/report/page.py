@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from metrize.lab.config import RunConfig
+from metrize.lab.durable import write_text
 from metrize.lab.report import plots
 from metrize.lab.report.table import (
     Column,
@@ -64,7 +65,7 @@ def draw_report(folder: Path, target: float | None = None) -> Report:
     report = Report(table, useful_columns(columns(runs), table, reached), folder / "report.html", reached, target_of)
     if not (folder / "config.json").exists():
         _write_summary(folder, report)
-    report.page.write_text(_page(folder, runs, report))
+    write_text(report.page, _page(folder, runs, report))
     return report
 
 
@@ -74,7 +75,7 @@ def _chosen_target(folder: Path) -> float | None:
 
 def _write_summary(folder: Path, report: Report) -> None:
     content = {"target": report.target, "rows": [row.as_json() for row in report.rows]}
-    (folder / "summary.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_text(folder / "summary.json", json.dumps(content, indent=2) + "\n")
 
 
 def _page(folder: Path, runs: Sequence[Run], report: Report) -> str:

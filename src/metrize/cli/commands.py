@@ -207,7 +207,7 @@ def _stoppable(command: str) -> Iterator[None]:
     except (Interrupted, KeyboardInterrupt) as stopped:
         raise StoppedError(f"stopped; go on with: {command}") from stopped
     except (CheckpointError, FrameError, NotWrittenError, ProcessError) as broken:
-        raise MendableError(f"{broken}\ngo on with: {command}") from broken
+        raise MendableError(f"{broken}; go on with: {command}") from broken
 
 
 def _check(configs: Iterable[RunConfig]) -> None:
@@ -223,6 +223,7 @@ def _refuse_others(given: bool) -> None:
 
 
 def _text(error: Exception) -> str:
+    """What an error says, in one line."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    return "; ".join(line for line in map(str.strip, str(error).splitlines()) if line)

@@ -113,7 +113,10 @@ def draw(title: str, lines: list[Line], fits: float | None, path: Path) -> None:
     axes.set_xlabel("GiB, without activations")
     axes.set_title(title)
     axes.legend(loc="upper right", frameon=False)
-    figure.savefig(path, dpi=150)
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError as error:  # no format of that name
+        raise MendableError(f"{path}: {error}") from error
 
 
 def _target(name: str) -> Target:

@@ -42,6 +42,10 @@ def plan(model: str, *, example: str | None = None) -> None:
             drawn = metrize.plan(made, own if example is None else _example(example))
     except (ValueError, TypeError, RuntimeError) as error:
         raise MendableError("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
+    except Exception as error:
+        if not hasattr(error, "__notes__"):  # which says that the user's model raised it
+            raise
+        raise MendableError("\n".join([_first_line(error), *error.__notes__])) from error
     _show(drawn, Console())
 
 
@@ -82,7 +86,10 @@ def _example(text: str) -> Any:
 
     shape = re.fullmatch(r"(\d+(?:x\d+)*)(:int)?", text)
     if shape is None:
-        return called(text)
+        made = called(text)
+        if made is None:
+            raise MendableError(f"{text} returned None; it must return what one forward pass of the model takes")
+        return made
     sizes = [int(size) for size in shape[1].split("x")]
     if shape[2]:
         return torch.zeros(sizes, dtype=torch.int64)  # a number that every table has
@@ -92,10 +99,13 @@ def _example(text: str) -> Any:
 def model_of(path: str) -> nn.Module:
     """The model that the function at ``package.module:name`` makes."""
     from torch import nn
+    from torch.nn.parameter import is_lazy
 
     made = called(path)
     if not isinstance(made, nn.Module):
         raise MendableError(f"{path} returned {_told(made)}; it must return a torch.nn.Module")
+    if lazy := [key for key, parameter in made.named_parameters() if is_lazy(parameter)]:
+        raise MendableError(f"{path}: parameter {lazy[0]!r} has no shape yet; call the model once before returning it")
     return made
 
 

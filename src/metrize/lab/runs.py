@@ -149,6 +149,8 @@ def _read(folder: Path) -> Run:
     except ValueError as error:
         raise FolderError(f"{folder / 'config.json'}: {error}") from error
     file, records = folder / "profiles.json", read_records(folder / "metrics.jsonl")
+    if summary.steps and not records:
+        raise FolderError(f"{folder / 'metrics.jsonl'} holds no records of the {summary.steps} steps of the run")
     profiles = read(file, lambda every: [made(Profile, content) for content in every]) if file.exists() else []
     return Run(config, summary, records, tuple(profiles))
 

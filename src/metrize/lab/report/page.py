@@ -108,8 +108,9 @@ def _title(configs: Sequence[RunConfig], names: Sequence[str]) -> str:
 def _settings(configs: Sequence[RunConfig], first: Run) -> dict[str, str]:
     """What the methods share and decides their numbers; what is left to its default None is not said."""
     shared = {name.replace("_", " "): value for name, value in shared_settings(configs).items() if name not in _SILENT}
-    seeds = ", ".join(str(seed) for seed in dict.fromkeys(config.seed for config in configs))
-    known = {**shared, "seeds": seeds, "parameters": f"{first.summary.parameters:,}"}
+    seeds = list(dict.fromkeys(config.seed for config in configs))
+    told = {"seed" if len(seeds) == 1 else "seeds": ", ".join(map(str, seeds))}
+    known = {**shared, **told, "parameters": f"{first.summary.parameters:,}"}
     return {name: _words(value) for name, value in known.items() if value not in (None, {})}
 
 

@@ -12,7 +12,7 @@ from metrize.recipe import Recipe
 from metrize.spaces import SpaceError, Vector
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import check_point, declared_space, naming, remind
-from metrize.step.assignment import assignment_of
+from metrize.step.assignment import as_real, assignment_of
 from metrize.step.group import name_of, trains
 
 Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
@@ -91,6 +91,7 @@ def settle(group: dict[str, Any], recipe: Recipe) -> None:
             if trains(parameter):
                 _agree(recipe, declared)
                 space = recipe.space or (parse_space(declared) if declared else Vector())
+                recipe.check(space, as_real(parameter).shape)
                 space.check(parameter)
                 assignment_of(recipe, space, parameter, group).check()
                 check_point(space, parameter)

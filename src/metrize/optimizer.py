@@ -238,7 +238,7 @@ class Optimizer(torch.optim.Optimizer):
     @isolated
     def _take(self) -> None:
         maybe_probe = not self.state and all(float(group["lr"]) == 0 for group in self.param_groups)
-        self.init_state()
+        self._arrange()
         # a framework asks a fresh optimizer to allocate its state, by a step with lr 0 and zero gradients
         if not (maybe_probe and self._exchange.agree(self._idle())):
             self._run()
@@ -253,6 +253,10 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             SpaceError: a parameter that is off its space, by name.
         """
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Buckets and state for the parameters as they are now."""
         if self._buckets is None or self._signature != self._sign():
             self._discover()
             self._forget_orphans()
@@ -324,7 +328,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _sign(self) -> list[Any]:
         """What the buckets depend on; cheap, because it is compared at every step."""
-        signature: list[Any] = [len(self.state), declare.revision()]
+        signature: list[Any] = [len(self.state), declare.revision(), Part.revision]
         for state in self.state.values():
             signature.extend(map(id, state.values()))  # offloading exchanges them
         signature += alike_groups(self.param_groups) if len(self.param_groups) > 1 else ()
@@ -346,7 +350,7 @@ class Optimizer(torch.optim.Optimizer):
         if not self._exchange.open(self._finite()):
             self._skip()
             return
-        buckets = self.buckets
+        buckets = self._buckets or []
         for bucket in buckets:
             bucket.gather()
         if self._measures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import warnings
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from metrize.decay import DECAYS, Convention, Decay
 from metrize.frames import Frame, Identity
 from metrize.moments import Dense, Moments
-from metrize.part import Part, choice, known_parts, offers, parse
+from metrize.part import Part, choice, offers, parse
 from metrize.rounding import Nearest, Rounding
 from metrize.rules import Adam, Kernel, Rule
 from metrize.spaces import Space, SpaceError, Vector
@@ -47,6 +48,9 @@ class Recipe(Part):
     Raises:
         TypeError: something that does not belong in its slot.
         ValueError: an unknown decay.
+
+    Warns:
+        UserWarning: the step size measures in another norm than that of the rule.
     """
 
     space: Space | None = None
@@ -60,18 +64,15 @@ class Recipe(Part):
     def __post_init__(self) -> None:
         if not isinstance(self.decay, Convention):
             choice(self, "decay", tuple(DECAYS))
-        slots = {"frame": Frame, "moments": Moments, "rule": Rule, "step_size": StepSize, "rounding": Rounding}
-        for slot, kind in slots.items():
-            self._check(slot, kind)
-        if self.space is not None:
-            self._check("space", Space)
-
-    def _check(self, slot: str, kind: type[Part]) -> None:
-        value = getattr(self, slot)
-        if not isinstance(value, kind):
-            kinds = [cls for cls in known_parts().values() if issubclass(cls, kind) and cls is not kind]
-            fits = sorted(f"{cls.__module__}.{cls.__name__}" for cls in kinds)
-            raise TypeError(f"{slot}={value!r} is no {kind.__name__.lower()}; it may be {', '.join(fits)}")
+        steepest = self.rule.norm_of_steps
+        object.__setattr__(self, "step_size", self.step_size.beside(steepest))
+        measured = self.step_size.measured_in
+        if steepest is not None and measured is not None and measured != steepest:
+            warnings.warn(
+                f"step_size={self.step_size} measures in another norm than the steps of rule={self.rule} have; "
+                "leave its norm out, and it is that of the rule",
+                stacklevel=4,
+            )
 
     def hyper(self) -> dict[str, Any]:
         """The numbers of a parameter group that this recipe reads beside ``lr`` and ``weight_decay``."""

@@ -24,7 +24,7 @@ class Carry(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Frame(Part):
+class Frame(Part, abstract=True):
     """A linear change of coordinates in which the averages are kept, and when it changes.
 
     One step calls `open`, `enter`, the rule, `leave` and `close`, in this order. Tensors are stacked, ``[B, *shape]``;

@@ -56,7 +56,7 @@ class COAP(Subspace):
     rank: int | None = None
     ratio: float = 2.0
     conv_ratio: float | None = 2.0
-    conv_above: int = 9216
+    conv_above: float = 9216
     period: int = 32
     reproject: int = 5
     scale: float = 1.0

@@ -40,7 +40,7 @@ class Eigenbasis(Frame):
         period: f, steps between two refreshes of a parameter.
         shampoo_beta: b, the decay of the factors, unless the parameter group holds another; one below 0 there is the
             second of the group's betas.
-        max_precond_dim: a longer mode has no basis.
+        max_precond_dim: a longer mode has no basis; inf: every mode has one.
         one_sided: the longest mode has none either (the columns of a square matrix).
         merge_dims: take neighbouring dimensions together, from left to right, as long as their product is at most
             `max_precond_dim`.
@@ -63,7 +63,7 @@ class Eigenbasis(Frame):
 
     period: int = 10
     shampoo_beta: float = 0.95
-    max_precond_dim: int = 10000
+    max_precond_dim: float = 10000
     one_sided: bool = False
     merge_dims: bool = False
     precondition_1d: bool = False

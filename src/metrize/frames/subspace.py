@@ -16,7 +16,7 @@ from metrize.part import Spec, choice
 _OPTIONS = {"carry": ("root", "squares"), "dtype": ("bfloat16", "float32", "float64")}
 
 
-class Subspace(Frame):
+class Subspace(Frame, abstract=True):
     """A frame that keeps averages in a subspace: ``A = Q0^T G Q1``, with a basis Q for each projected dimension.
 
     A subclass is a dataclass with the fields named here, and says which dimensions it projects (`ranks`) and how a
@@ -142,9 +142,6 @@ class Subspace(Frame):
     def member_bases(self, grad: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
         """As `bases`, ``[d, r]``, of one member."""
         return {dim: state[_key(dim)].to(grad.dtype) for dim in self.ranks(grad.shape)}
-
-
-del Subspace.known["Subspace"]  # what frames share is no frame
 
 
 def matrix_sides(shape: torch.Size, rank: int, side: str) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ def all_usable(tensors: Sequence[Tensor]) -> bool:
     return _bounded(tensors, None)
 
 
+@functools.lru_cache
 def largest_usable(dtype: torch.dtype) -> float:
     """The largest entry of a gradient that averages of squares can take: 2^48 in 32 bits and less, 2^496 in 64."""
     wide = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32

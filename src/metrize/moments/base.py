@@ -44,7 +44,7 @@ class Slot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Moments(Part):
+class Moments(Part, abstract=True):
     """A storage for averages.
 
     One that can work on pieces of a tensor, so that no temporary is as large as the tensor, answers `stream`.
@@ -126,7 +126,7 @@ class Moments(Part):
 
 
 @dataclasses.dataclass(frozen=True)
-class Streaming(Moments):
+class Streaming(Moments, abstract=True):
     """A storage whose only way to take a step is `stream`: a whole tensor is one piece."""
 
     streams: ClassVar[bool] = True
@@ -149,9 +149,6 @@ class Streaming(Moments):
         return slot.points(average.expand_as(piece).reshape(value.shape[0], *slot.shape))
 
 
-del Streaming.known["Streaming"]  # what storages share is no storage
-
-
 def accumulate_(average: Tensor, value: Tensor, decay: float | Tensor, gain: float | Tensor, kind: Kind) -> None:
     """``a <- decay a + gain x`` in place, or with ``x^2``; tensors broadcast."""
     if kind == "linear" and not isinstance(gain, Tensor) and not isinstance(decay, Tensor) and decay == 1 - gain:
@@ -170,6 +167,9 @@ def accumulate_(average: Tensor, value: Tensor, decay: float | Tensor, gain: flo
 @dataclasses.dataclass
 class Averages:
     """What a rule sees of its state: averages by name, shaped like the coordinates, however they are stored.
+
+    What `update`, `again`, `raise_` and `read` return may be the kept tensor itself, so a rule computes with it and
+    never changes it in place; nor the coordinates, which may be the gradient itself.
 
     Args:
         moments: the storage.

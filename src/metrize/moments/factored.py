@@ -36,7 +36,7 @@ class Factored(Streaming):
     """
 
     dims: Literal["largest", "last"] = "largest"
-    min_size: int = 1
+    min_size: float = 1
     floor: float | None = 0.0
 
     ahead: ClassVar[bool] = True

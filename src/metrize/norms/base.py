@@ -15,7 +15,7 @@ from metrize.part import Part, parse
 
 
 @dataclasses.dataclass(frozen=True)
-class Norm(Part):
+class Norm(Part, abstract=True):
     """A norm of one parameter, with its duality map.
 
     The dual norm is ``||G||* = max <G, T>`` over ``||T|| <= 1``, and the duality map gives the T where the maximum is
@@ -58,7 +58,7 @@ class Norm(Part):
 
 
 @dataclasses.dataclass(frozen=True)
-class MatrixNorm(Norm):
+class MatrixNorm(Norm, abstract=True):
     """A norm of linear maps, divided by a factor f that depends on their shape.
 
     A parameter that holds several matrices has the largest of their norms, and the sum of their dual norms.
@@ -112,9 +112,6 @@ class MatrixNorm(Norm):
     def _norm(self, matrices: Tensor) -> Tensor:
         """Plain norms ``[...]`` of ``[..., m, n]``."""
         raise NotImplementedError
-
-
-Part.known.pop("MatrixNorm")  # what norms of matrices share is no norm
 
 
 def check_eps(norm: Any) -> None:

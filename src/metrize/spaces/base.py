@@ -19,7 +19,7 @@ class SpaceError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Space(Part):
+class Space(Part, abstract=True):
     """A homogeneous space on which a tensor, or each of a batch of tensors, is a point.
 
     Kernels see *points*: ``points(t)`` is a view of a stack ``[B, *shape]`` of parameters in which the trailing
@@ -31,11 +31,6 @@ class Space(Part):
 
     flat: ClassVar[bool] = False
     """Whether lift is the identity and move is addition."""
-
-    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if abstract:  # what spaces share is no answer to where a tensor lives
-            del Part.known[cls.__name__]
 
     def check_shape(self, shape: torch.Size) -> None:
         """Refuse a shape this space cannot hold.

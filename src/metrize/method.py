@@ -180,7 +180,7 @@ def _in_norm(recipe: Recipe, group: Mapping[str, Any]) -> Recipe:
             if not hasattr(norm, "layout"):
                 raise TypeError(f"layout={value!r} for a group whose rule is {recipe.rule}, which reads none")
             norm = norm.replace(layout=value)
-        recipe = recipe.replace(rule=recipe.rule.with_norm(norm))
+        recipe = recipe.with_norm(norm)
     return recipe
 
 

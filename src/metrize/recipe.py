@@ -13,6 +13,7 @@ import torch
 from metrize.decay import DECAYS, Convention, Decay
 from metrize.frames import Frame, Identity
 from metrize.moments import Dense, Moments
+from metrize.norms import Norm
 from metrize.part import Part, choice, offers, parse
 from metrize.rounding import Nearest, Rounding
 from metrize.rules import Adam, Kernel, Rule
@@ -73,6 +74,17 @@ class Recipe(Part):
                 "leave its norm out, and it is that of the rule",
                 stacklevel=4,
             )
+
+    def with_norm(self, norm: Norm) -> Recipe:
+        """The same in another norm; a step size that measured in the rule's measures in the new one.
+
+        Raises:
+            TypeError: the rule has a norm of its own.
+        """
+        rule, step_size = self.rule.with_norm(norm), self.step_size
+        if step_size.measured_in is not None and step_size.measured_in == self.rule.norm_of_steps:
+            step_size = step_size.replace(norm=norm)
+        return self.replace(rule=rule, step_size=step_size)
 
     def hyper(self) -> dict[str, Any]:
         """The numbers of a parameter group that this recipe reads beside ``lr`` and ``weight_decay``."""

@@ -93,5 +93,4 @@ class Muon(Optimizer):
         norm: Spectral = Spectral("muon", "muon"), frame: Frame = Identity(), step_size: StepSize = Given()
     ) -> Recipe:
         """The five answers of this optimizer, about a matrix."""
-        measured = {"norm": norm} if hasattr(step_size, "norm") else {}
-        return Recipe(frame=frame, rule=rules.Steepest(norm), step_size=step_size.replace(**measured))
+        return Recipe(frame=frame, rule=rules.Steepest(norm), step_size=step_size)

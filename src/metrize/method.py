@@ -165,7 +165,7 @@ def _complete(
     recipe = _in_norm(recipe, group)
     spared = {key: value for key, value in recipe.hyper().items() if key not in optimizer.defaults}
     rest = {key: value for key, value in group.items() if key not in _OF_NORM}
-    return {**spared, **method.numbers, **part, **rest, **recipe.step_size.shown(), "recipe": recipe}
+    return {**spared, **method.numbers, **part, **rest, "recipe": recipe}
 
 
 def _in_norm(recipe: Recipe, group: Mapping[str, Any]) -> Recipe:

@@ -300,8 +300,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch puts it there; it is no option here
         for group in self.param_groups:  # a checkpoint older than an option
-            shown = parse_recipe(group["recipe"]).step_size.shown() if "recipe" in group else {}
-            for key, value in {**self.defaults, **shown}.items():
+            for key, value in self.defaults.items():
                 group.setdefault(key, value)
         self._buckets = None
 
@@ -378,7 +377,7 @@ class Optimizer(torch.optim.Optimizer):
             for index, p in enumerate(group["params"]):
                 if p.grad is not None and not all_usable([held(p.grad)]):
                     return f"the gradient of {name_of(group, index)!r} {fault_of(held(p.grad))}"
-        return "a gradient of another process is not finite, or too large to be squared"
+        return "the gradient of 'a parameter of another process' is not finite"
 
     def _discover(self) -> None:
         """Take in declarations that came to light since construction, and refuse gradients no rule can use."""

@@ -88,7 +88,7 @@ class Recipe(Part):
 
     def hyper(self) -> dict[str, Any]:
         """The numbers of a parameter group that this recipe reads beside ``lr`` and ``weight_decay``."""
-        return {**self.rule.hyper(), **self.frame.hyper()}
+        return self.rule.hyper()
 
     def check_hyper(self, hyper: dict[str, Any]) -> None:
         """Refuse numbers of a parameter group that the rule or the frame cannot work with.

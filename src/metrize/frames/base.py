@@ -40,13 +40,6 @@ class Frame(Part, abstract=True):
     moves: ClassVar[bool] = False
     """Whether `move_` does in a vector space what `leave`, the step size and the space do, at a lower price."""
 
-    def hyper(self) -> dict[str, Any]:
-        """The numbers of a parameter group that this frame reads, with their defaults."""
-        return {}
-
-    reads: ClassVar[tuple[str, ...]] = ()
-    """Numbers of a parameter group that `told` reads over its own."""
-
     def told(self, hyper: Mapping[str, Any]) -> Frame:
         """This frame with the numbers that a parameter group has now."""
         return self

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_HEADROOM = 32  # bits: for sums over a tensor and over steps, and for divisions by 1 - beta
+_HEADROOM = 22  # bits: for sums over a tensor and over steps, and for divisions by 1 - beta
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
@@ -27,7 +27,7 @@ def all_usable(tensors: Sequence[Tensor]) -> bool:
 
 @functools.lru_cache
 def largest_usable(dtype: torch.dtype) -> float:
-    """The largest entry of a gradient that averages of squares can take: 2^48 in 32 bits and less, 2^496 in 64."""
+    """The largest entry of a gradient that averages of squares can take: 2^53 in 32 bits and less, 2^501 in 64."""
     wide = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
     return 2.0 ** ((math.frexp(torch.finfo(wide).max)[1] - _HEADROOM) // 2)
 

@@ -83,6 +83,8 @@ def _group(saved: SavedGroup, own: dict[str, Any], defaults: dict[str, Any]) -> 
     known = {*defaults, *parse_recipe(own["recipe"]).hyper()}
     told = ("recipe", "spaces", "shapes", "param_names")
     ours = {key: own[key] for key in known if key in own} | saved.numbers
+    if "param_names" not in own and saved.names is not None:
+        ours["param_names"] = list(saved.names)  # names are better than none
     return {**ours, **{key: own[key] for key in told if key in own}, "format": FORMAT}
 
 

@@ -123,7 +123,7 @@ class SOAP8bit(SOAP):
     @staticmethod
     def recipe(
         space: Space | None = None,
-        frame: frames.Eigenbasis = frames.Eigenbasis(),
+        frame: frames.Eigenbasis = frames.Eigenbasis(shampoo_beta=-1),
         moments: Moments = Quantized(squares="linear"),
         *rest: Any,
     ) -> Recipe:

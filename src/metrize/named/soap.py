@@ -95,7 +95,7 @@ class SOAP(Optimizer):
     @staticmethod
     def recipe(
         space: Space | None = None,
-        frame: Eigenbasis = Eigenbasis(),
+        frame: Eigenbasis = Eigenbasis(shampoo_beta=-1),
         moments: Moments = Dense(),
         correct_bias: bool = True,
         normalize_grads: bool = False,

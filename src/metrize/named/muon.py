@@ -10,11 +10,12 @@ from metrize import rules
 from metrize.frames import Frame, Identity
 from metrize.groups import Params
 from metrize.linalg.orthogonalize import Accuracy
-from metrize.named.by_role import by_role
+from metrize.named.by_role import by_role, read_as_matrices
 from metrize.norms import Spectral
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role
+from metrize.roles.rules import DEFAULTS
 from metrize.roles.sandbox import Example
 from metrize.step_sizes import Given, StepSize
 
@@ -27,10 +28,12 @@ class Muon(Optimizer):
 
     ``m <- b m + (1 - b) g``, ``u = b m + (1 - b) g`` (or m), ``p <- (1 - lr weight_decay) p - lr f polar(u)``. Given a
     module, hidden matrices take this step and everything else one of AdamW, as `metrize.plan` tells them apart; given
-    parameters, all of them must be matrices.
+    parameters, all of them must be matrices, or kernels of convolutions, which are read as matrices
+    ``[out, in * k * k]``. Weight decay spares what a plan spares: embeddings, routers, vectors and unknown tensors.
 
     Args:
-        params: a module; or parameters that are matrices, named parameters or groups, which may have a ``layout``.
+        params: a module; or parameters that are matrices, named parameters or groups. A group may say how its tensors
+            are read, ``{"params": experts, "layout": Layout()}``, where that is not as above.
         lr: length of the step of a matrix, in the units of `scale`.
         momentum: b.
         weight_decay: decoupled, with the learning rate as it is given.
@@ -38,7 +41,8 @@ class Muon(Optimizer):
         scale: f; ``"muon"`` is ``sqrt(max(1, out / in))``; ``"adam"`` is ``0.2 sqrt(max(out, in))``, which takes
             AdamW's learning rates (arXiv:2502.16982); ``"rms"`` keeps the learning rate constant over widths.
         accuracy: of the orthogonalization, see `metrize.norms.Spectral`; ``"muon"`` is the polynomial of its authors.
-        rest: numbers of AdamW for everything else, over ``lr=3e-4, betas=(0.9, 0.95), eps=1e-10``, or a ``recipe``.
+        rest: numbers of AdamW for everything else, over ``lr=3e-4, betas=(0.9, 0.95), eps=1e-10``, or a ``recipe``;
+            its ``weight_decay`` is that of all of them.
         frame: in whose coordinates matrices keep their momentum and are orthogonalized.
         step_size: of matrices; one that measures a norm measures that of the matrix.
         example: what one forward pass of the module takes, to find fused matrices; see `metrize.plan`.
@@ -66,15 +70,25 @@ class Muon(Optimizer):
         **options: Any,
     ) -> None:
         norm = Spectral(scale, accuracy)
-        adam = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, "recipe": Recipe(rule=rules.Adam()), **(rest or {})}
+        adam = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, "recipe": Recipe(rule=rules.Adam())}
         numbers: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
 
         def of(role: Role) -> dict[str, Any]:
             own = norm.replace(layout=role.layout)
-            return {"recipe": self.recipe(own, frame, step_size)} if role.kind in MATRICES else adam
+            if role.kind in MATRICES:
+                return {"recipe": self.recipe(own, frame, step_size)}
+            return {**adam, **DEFAULTS[role.kind].numbers, **(rest or {})}
 
         recipe = self.recipe(norm, frame, step_size)
         super().__init__(by_role(params, of, example=example), recipe, lr=lr, **numbers, **options)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add matrices, or parameters with a ``norm`` or ``recipe`` of their own; a ``layout`` says how they are read.
+
+        Raises:
+            SpaceError, TypeError, ValueError: as the constructor; nothing is added then.
+        """
+        super().add_param_group(read_as_matrices(param_group, type(self).__name__, self.defaults["recipe"]))
 
     @staticmethod
     def recipe(

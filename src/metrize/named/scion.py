@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -9,14 +10,14 @@ from torch import Tensor
 from metrize import rules
 from metrize.decay import Decay
 from metrize.groups import Params
-from metrize.named.by_role import by_role
+from metrize.named.by_role import by_role, by_shape, read_as_matrices, told_layout
 from metrize.norms import RMS, ColumnNorm, Norm, SignHead, Spectral
 from metrize.norms.layout import Layout
 from metrize.optimizer import Optimizer
+from metrize.part import parse
 from metrize.recipe import Recipe
 from metrize.roles import Role
 from metrize.roles.sandbox import Example
-from metrize.state import real
 
 
 class Scion(Optimizer):
@@ -25,8 +26,8 @@ class Scion(Optimizer):
     ``m <- b m + (1 - b) g``, ``p <- (1 - lr) p - lr radius dual(m)``. With ``constrained=False`` p does not shrink.
     Given a module, the norm follows the role: hidden matrices RMS -> RMS, convolutions likewise, real inputs
     ``max(1, sqrt(out / in)) polar``, embeddings rows of root mean square 1, the last layer the sign divided by its
-    width, vectors their root mean square. Given parameters: matrices RMS -> RMS, kernels as convolutions, vectors their
-    root mean square; or what a group names as its ``norm`` and ``radius``.
+    width, vectors their root mean square. Given parameters: matrices RMS -> RMS, kernels as convolutions, vectors and
+    complex tensors their root mean square; or what a group names as its ``norm``, ``layout`` and ``radius``.
 
     Args:
         params: a module, parameters, named parameters or groups.
@@ -78,7 +79,33 @@ class Scion(Optimizer):
             return {"recipe": self.recipe(_norm_of(role, accuracy), decay), "radius": size}
 
         numbers: dict[str, Any] = {"momentum": momentum, "radius": radius}
-        super().__init__(by_role(params, of, _by_shape, example), self.recipe(decay=decay), lr=lr, **numbers, **options)
+        recipe = self.recipe(Spectral("rms", accuracy), decay)
+        super().__init__(by_role(params, of, example=example), recipe, lr=lr, **numbers, **options)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; where they name no ``norm`` or ``recipe``, there is one group for each role.
+
+        Raises:
+            SpaceError, TypeError, ValueError: as the constructor; nothing is added then.
+        """
+        known = len(self.param_groups)
+        try:
+            for part in self._parts(param_group):
+                super().add_param_group(part)
+        except Exception:
+            del self.param_groups[known:]
+            raise
+
+    def _parts(self, group: dict[str, Any]) -> list[dict[str, Any]]:
+        """A group of parameters that come without their module, cut by their shapes where it names no norm."""
+        if {"norm", "recipe"} & group.keys():
+            return [read_as_matrices(group, type(self).__name__, self.defaults["recipe"])]
+        recipe: Any = parse(self.defaults["recipe"])
+
+        def of(role: Role) -> dict[str, Any]:
+            return {"recipe": recipe.replace(rule=rules.Steepest(_norm_of(role, recipe.rule.norm.accuracy)))}
+
+        return by_shape(group, of, functools.partial(_by_shape, layout=told_layout(group)))
 
     @staticmethod
     def recipe(norm: Norm = Spectral("rms", "muon"), decay: Decay = "constrained") -> Recipe:
@@ -92,9 +119,9 @@ def _norm_of(role: Role, accuracy: str) -> Norm:
     return norm.replace(**{key: value for key, value in known.items() if hasattr(norm, key)})
 
 
-def _by_shape(parameter: Tensor) -> Role:
-    """What Scion takes a parameter for that comes without its module; complex numbers count as pairs."""
-    dimensions = real(parameter).ndim
-    if dimensions < 2:
-        return Role("bias")
-    return Role("hidden") if dimensions == 2 else Role("conv", Layout(unfold=True))
+def _by_shape(parameter: Tensor, layout: Layout | None = None) -> Role:
+    """What Scion takes a parameter for that comes without its module, and how it is read, if that is told."""
+    if parameter.ndim < 2 or parameter.is_complex():
+        return Role("elementwise")
+    layout = layout or Layout(unfold=parameter.ndim > 2)
+    return Role("conv" if layout.unfold or layout.offsets else "hidden", layout)

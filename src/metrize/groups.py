@@ -60,6 +60,8 @@ def settle(group: dict[str, Any], recipe: Recipe) -> None:
             declared = declared_space(parameter) or known
             _agree(recipe, declared)
             space = recipe.space or (parse_space(declared) if declared else Vector())
+            if parameter.is_complex() and space.flat:
+                recipe.check_complex(parameter.dtype)
             recipe.check(space, torch.view_as_real(parameter).shape if parameter.is_complex() else parameter.shape)
             space.check(parameter)
             if space.flat or parameter.device.type != "meta":

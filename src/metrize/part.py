@@ -23,6 +23,10 @@ class Part:
 
     known: ClassVar[dict[str, type[Part]]] = {}
 
+    matrices: ClassVar[bool] = False
+    """Whether it takes the dimensions of a tensor for rows and columns, so that it cannot read complex numbers as
+    pairs."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         Part.known[cls.__name__] = cls

@@ -31,6 +31,8 @@ class Frame(Part):
     ``state["step"]``, ``[B]`` on the host, counts the running step.
     """
 
+    matrices: ClassVar[bool] = True
+
     flat_only: ClassVar[bool] = True
     """Whether the averages change their shape, so that only tensors in a vector space can have this frame."""
 
@@ -118,6 +120,7 @@ class Frame(Part):
 class Identity(Frame):
     """The coordinates of the space itself."""
 
+    matrices: ClassVar[bool] = False
     flat_only: ClassVar[bool] = False
 
     def enter(self, coords: Tensor, state: dict[str, Tensor]) -> Tensor:

@@ -60,7 +60,7 @@ class AdamMini(Optimizer):
       ``feed_forward``): each row;
     - all others, such as norms and convolutions: the tensor. A warning lists the matrices among them.
 
-    Without names every row is a block. Gains and biases (parameters with ``norm``, ``ln`` or ``bias`` in their name)
+    Without names, or with numbers for names, every row is a block. Gains and biases (parameters with ``norm``, ``ln`` or ``bias`` in their name)
     are not decayed.
 
     Args:
@@ -124,7 +124,7 @@ class _Names:
         blocks = self.told_for(name)
         if blocks is None and "bias" not in name and _has(name, _HEADS):
             blocks = _heads(name, p.shape[0], self.head_dim)
-        if blocks is None and ("bias" in name or _has(name, _ROWS)):
+        if blocks is None and ("bias" in name or name.isdigit() or _has(name, _ROWS)):
             blocks = Blocks("rows")
         if blocks is None and p.ndim > 1 and not spared and "conv" not in name:
             self.unread.append(name)

@@ -11,6 +11,7 @@ from metrize.groups import Params, named_members
 from metrize.linalg import is_flat_piece
 from metrize.norms import Layout
 from metrize.part import parse
+from metrize.recipe import Recipe
 from metrize.roles import Role, infer
 from metrize.roles.rules import filled
 from metrize.roles.sandbox import Example
@@ -87,11 +88,19 @@ def _read(group: dict[str, Any], recipe: str, default: Layout) -> dict[str, Any]
     rest = {key: value for key, value in group.items() if key != "layout"}
     own = _part(group.get(slot, recipe))
     read = filled(own, told or default)
+    if slot == "norm" and "recipe" not in group:
+        rest["recipe"] = measured(_part(recipe), read)
     if read != own:
         return {**rest, slot: read}
     if told not in (None, Layout()):
         raise TypeError(f"layout={told} for a group that reads its tensors without an open layout: {own}")
     return rest
+
+
+def measured(recipe: Recipe, norm: Any) -> Recipe:
+    """The recipe with a step size that measures this norm, if it measures any."""
+    own = {"norm": norm} if hasattr(recipe.step_size, "norm") else {}
+    return recipe.replace(step_size=recipe.step_size.replace(**own))
 
 
 def _refuse_vectors(entries: Iterable[Any], method: str) -> None:

@@ -10,7 +10,7 @@ from metrize import rules
 from metrize.frames import Frame, Identity
 from metrize.groups import Params
 from metrize.linalg.orthogonalize import Accuracy
-from metrize.named.by_role import by_role, read_as_matrices
+from metrize.named.by_role import by_role, measured, read_as_matrices
 from metrize.norms import Spectral
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
@@ -95,5 +95,4 @@ class Muon(Optimizer):
         norm: Spectral = Spectral("muon", "muon"), frame: Frame = Identity(), step_size: StepSize = Given()
     ) -> Recipe:
         """The five answers of this optimizer, about a matrix."""
-        measured = {"norm": norm} if hasattr(step_size, "norm") else {}
-        return Recipe(frame=frame, rule=rules.Steepest(norm), step_size=step_size.replace(**measured))
+        return measured(Recipe(frame=frame, rule=rules.Steepest(norm), step_size=step_size), norm)

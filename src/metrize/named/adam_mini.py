@@ -60,8 +60,8 @@ class AdamMini(Optimizer):
       ``feed_forward``): each row;
     - all others, such as norms and convolutions: the tensor. A warning lists the matrices among them.
 
-    Without names, or with numbers for names, every row is a block. Gains and biases (parameters with ``norm``, ``ln`` or ``bias`` in their name)
-    are not decayed.
+    Without names, or with numbers for names, every row is a block. Gains and biases (parameters with ``norm``, ``ln``
+    or ``bias`` in their name) are not decayed.
 
     Args:
         params: a module, named parameters, or groups of them.

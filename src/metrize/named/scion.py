@@ -10,6 +10,7 @@ from torch import Tensor
 from metrize import rules
 from metrize.decay import Decay
 from metrize.groups import Params
+from metrize.linalg.orthogonalize import Accuracy
 from metrize.named.by_role import by_role, by_shape, read_as_matrices, told_layout
 from metrize.norms import RMS, ColumnNorm, Norm, SignHead, Spectral
 from metrize.norms.layout import Layout
@@ -68,7 +69,7 @@ class Scion(Optimizer):
         radius: float = 1.0,
         head_radius: float = 1.0,
         constrained: bool = True,
-        accuracy: str = "muon",
+        accuracy: Accuracy = "muon",
         example: Example | None = None,
         **options: Any,
     ) -> None:
@@ -113,7 +114,7 @@ class Scion(Optimizer):
         return Recipe(rule=rules.Steepest(norm), decay=decay)
 
 
-def _norm_of(role: Role, accuracy: str) -> Norm:
+def _norm_of(role: Role, accuracy: Accuracy) -> Norm:
     norm = Scion.norms.get(role.kind, Spectral("rms"))
     known = {"layout": role.layout, "accuracy": accuracy}
     return norm.replace(**{key: value for key, value in known.items() if hasattr(norm, key)})

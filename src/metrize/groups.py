@@ -91,6 +91,8 @@ def settle(group: dict[str, Any], recipe: Recipe) -> None:
             if trains(parameter):
                 _agree(recipe, declared)
                 space = recipe.space or (parse_space(declared) if declared else Vector())
+                if parameter.is_complex() and space.flat:
+                    recipe.check_complex(parameter.dtype)
                 recipe.check(space, as_real(parameter).shape)
                 space.check(parameter)
                 assignment_of(recipe, space, parameter, group).check()

@@ -43,6 +43,10 @@ class Part:
     fixed: ClassVar[tuple[str, ...]] = ()
     """Arguments that a resumed run has to share, because they say what state means whose names and shapes are equal."""
 
+    matrices: ClassVar[bool] = False
+    """Whether it takes the dimensions of a tensor for rows and columns, so that it cannot read complex numbers as
+    pairs."""
+
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.source = _source_of(cls.__module__)

@@ -114,6 +114,22 @@ class Recipe(Part):
             nearest = self.nearest(space, shape)
             raise SpaceError(reason if nearest is None else f"{reason}; the nearest sentence that works: {nearest}")
 
+    def check_complex(self, dtype: torch.dtype) -> None:
+        """Refuse parts that would take the real and the imaginary parts of a complex tensor for two columns.
+
+        Args:
+            dtype: of the tensor.
+
+        Raises:
+            SpaceError: with the part and the remedy.
+        """
+        if (part := _reader_of_matrices(self)) is not None:
+            raise SpaceError(
+                f"{part} reads the rows and columns of real matrices, and this tensor is {dtype}; give it a group with "
+                "recipe='Recipe()', betas=(0.9, 0.999), eps=1e-8, which trains real and imaginary parts by Adam, or "
+                "keep them as two tensors"
+            )
+
     def nearest(self, space: Space, shape: torch.Size) -> Recipe | None:
         """The sentence that works with the fewest slots put back to their defaults; None: there is none.
 
@@ -180,6 +196,15 @@ class Recipe(Part):
             return None
         unchanged = offers(self.rule, "kernel", "direction", "gain", "passes")
         return self.rule.kernel(self.decay, numbers) if unchanged else None
+
+
+def _reader_of_matrices(part: Part) -> Part | None:
+    """The first part within a part, or the part itself, that takes a tensor for a matrix."""
+    if part.matrices:
+        return part
+    inner = (getattr(part, field.name) for field in dataclasses.fields(part))
+    readers = (_reader_of_matrices(value) for value in inner if isinstance(value, Part))
+    return next((reader for reader in readers if reader is not None), None)
 
 
 def parse_recipe(sentence: str) -> Recipe:

@@ -18,6 +18,8 @@ import metrize
 from metrize import Blocks, Dense, Stiefel, Stochastic, frames, norms, rules, step_sizes
 from metrize.arguments import SYNONYMS, arguments_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:AdamMini cannot tell")
+
 CATALOGUE = metrize.catalogue()
 KEPT = ("lr", "weight_decay", "maximize", "skip_nonfinite")
 TOLD: dict[str, Any] = {
@@ -59,6 +61,7 @@ TOLD: dict[str, Any] = {
     "tolerance": 0.5,
     "shampoo_beta": 0.5,
     "start_preconditioning_step": 3,
+    "max_dim": 4,
 }
 """Another legal value of an argument whose annotation does not tell one."""
 

@@ -31,6 +31,8 @@ class Frame(Part, abstract=True):
     ``state["step"]``, ``[B]`` on the host, counts the running step.
     """
 
+    matrices: ClassVar[bool] = True
+
     flat_only: ClassVar[bool] = True
     """Whether the averages change their shape, so that only tensors in a vector space can have this frame."""
 
@@ -125,6 +127,7 @@ class Frame(Part, abstract=True):
 class Identity(Frame):
     """The coordinates of the space itself."""
 
+    matrices: ClassVar[bool] = False
     flat_only: ClassVar[bool] = False
     trivial: ClassVar[bool] = True
 

@@ -39,6 +39,7 @@ class Factored(Streaming):
     min_size: float = 1
     floor: float | None = 0.0
 
+    matrices: ClassVar[bool] = True
     ahead: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -66,6 +66,8 @@ class MatrixNorm(Norm, abstract=True):
 
     layout: Layout = dataclasses.field(default_factory=Layout, kw_only=True)
 
+    matrices: ClassVar[bool] = True
+
     def check(self, shape: Sequence[int]) -> None:
         self.layout.check(shape)
 
@@ -137,7 +139,13 @@ def damped(direction: Tensor, length: Tensor, eps: float, entries: int) -> Tenso
 
 
 def widened(x: Tensor) -> Tensor:
-    """In float32, or float64 where x is."""
+    """In float32, or float64 where x is.
+
+    Raises:
+        TypeError: complex numbers.
+    """
+    if x.is_complex():
+        raise TypeError(f"norms measure real tensors, and this one is {x.dtype}; take torch.view_as_real of it")
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -106,6 +106,10 @@ class Space(Part, abstract=True):
         """The nearest points of the space."""
         raise NotImplementedError
 
+    def torn(self, points: Tensor) -> Tensor:
+        """Whether several points of the space are nearest, as to zero: ``[B, *batch]`` of truth values."""
+        return torch.zeros(points.shape[:1], dtype=torch.bool, device=points.device)
+
     def error(self, points: Tensor) -> Tensor:
         """Distance from satisfying the space's equation, ``[B, *batch]``."""
         raise NotImplementedError
@@ -123,13 +127,19 @@ class Space(Part, abstract=True):
         """Put a whole parameter on the space in place, in float32 at least.
 
         Raises:
-            SpaceError: the space cannot hold this tensor.
+            SpaceError: the space cannot hold this tensor, or no one point is nearest to it, as to zero.
         """
         self.check(tensor)
         wide = tensor.detach().unsqueeze(0).to(compute_dtype(tensor.dtype), copy=True)
         if not all_finite([wide]):
             raise SpaceError(f"holds numbers that are not finite, and nothing on {self} is nearest to them")
         points = self.points(wide)
+        if bool(self.torn(points).any()):
+            raise SpaceError(
+                f"zero or short of full rank, so that no one point of {self} is nearest to it, and any choice would "
+                f"change the model; start from a random point, {self}.random_(parameter, torch.Generator()), or leave "
+                "it free"
+            )
         points.copy_(self.project(points))
         return tensor.copy_(wide.squeeze(0))
 
@@ -176,6 +186,19 @@ class Space(Part, abstract=True):
         if tensor.layout is not torch.strided:
             raise SpaceError(f"it is stored as {tensor.layout}; make it dense, or freeze it")
         self.check_shape(tensor.shape)
+        self.check_dim(tensor.shape)
+
+    def check_dim(self, shape: torch.Size) -> None:
+        """Refuse a shape whose points lie apart, so that none could move.
+
+        Raises:
+            SpaceError: with the reason and the remedy.
+        """
+        if not self.flat and self.dim(shape) == 0:
+            raise SpaceError(
+                f"the points of {self} in shape {tuple(shape)} lie apart from each other, so that nothing could be "
+                "trained; leave it free"
+            )
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -212,7 +212,8 @@ def _check_parameter(at: int, group: dict[str, Any], index: int, source: Source)
         was, now = (each.replace(frame=each.frame.told(group)) for each in (saved.recipe, recipe))
         changed = differences(was, now)
     kept_then = _spec(saved.recipe, {**group, **saved.numbers}, index)
-    if saved.recipe.rounding != recipe.rounding:  # a setting, whose state starts anew from the weights
+    if _of_rounding(kept_then) != _of_rounding(spec) or _lacks_rounding(source, spec):
+        # a setting, whose state starts anew from the weights
         kept_then = {key: form for key, form in kept_then.items() if not _rounds(key)} | _of_rounding(spec)
     if saved.recipe != recipe and (other_meaning(saved.recipe, recipe) or kept_then != spec) and not saved.origin:
         raise ValueError(_other_state(at, saved.recipe, recipe, name, kept_then, spec))
@@ -223,7 +224,7 @@ def _check_parameter(at: int, group: dict[str, Any], index: int, source: Source)
         )
     if source.state:
         kept = source.state
-        if saved.recipe.rounding != recipe.rounding:
+        if saved.recipe.rounding != recipe.rounding or _lacks_rounding(source, spec):
             fresh = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in _of_rounding(spec).items()}
             kept = {key: value for key, value in kept.items() if not _rounds(key)} | fresh
         if saved.origin:
@@ -239,6 +240,11 @@ _WAY_ON = "metrize.convert_state(state_dict, optimizer) carries averages from on
 
 def _rounds(key: str) -> bool:
     return key.startswith("rounding.")
+
+
+def _lacks_rounding(source: Source, spec: Spec) -> bool:
+    """Whether a state was written before its kind of parameter was rounded as it is now."""
+    return bool(source.state) and not _of_rounding(spec).keys() <= source.state.keys()
 
 
 def _of_rounding(spec: Spec) -> Spec:

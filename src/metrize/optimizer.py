@@ -187,6 +187,7 @@ class Optimizer(torch.optim.Optimizer):
             raise
         for group in self.param_groups[len(named) :]:
             _warn_of_idle_decay(group, parse_recipe(group["recipe"]))
+            _warn_of_lost_steps(group, parse_recipe(group["recipe"]))
         self._buckets = None
 
     @classmethod
@@ -414,6 +415,17 @@ def _exchange_of(groups: list[dict[str, Any]]) -> Exchange:
 def _apart(value: Any) -> Any:
     shared = isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes
     return value.clone() if shared else value
+
+
+def _warn_of_lost_steps(group: dict[str, Any], recipe: Recipe) -> None:
+    short = [name_of(group, i) for i, p in enumerate(group["params"]) if p.dtype == torch.float16 and trains(p)]
+    if short and recipe.step_size.starts_small:
+        warnings.warn(
+            f"parameter {short[0]!r} is float16, which loses the first steps of {recipe.step_size}, so that it may never "
+            "move; train it in bfloat16, where nothing is lost, or in float32",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _warn_of_idle_decay(group: dict[str, Any], recipe: Recipe) -> None:

@@ -155,7 +155,9 @@ def test_named_optimizers_take_the_numbers_of_a_search():
     )
     parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    assert optimizer.recipes()[0].frame == frames.Eigenbasis(period=2, shampoo_beta=-1, max_precond_dim=math.inf, merge_dims=True)
+    assert optimizer.recipes()[0].frame == frames.Eigenbasis(
+        period=2, shampoo_beta=-1, max_precond_dim=math.inf, merge_dims=True
+    )
     metrize.Prodigy([parameter], d_coef=np.float64(2), growth_rate=math.inf)
 
 

@@ -13,7 +13,7 @@ from metrize.frames.base import Carry, Frame
 from metrize.frames.refresh import due, renewed, without_basis
 from metrize.part import Spec, choice
 
-_OPTIONS = {"carry": ("root", "squares"), "dtype": ("bfloat16", "float32", "float64")}
+_OPTIONS = {"carry": ("root", "squares", "linear"), "dtype": ("bfloat16", "float32", "float64")}
 
 
 class Subspace(Frame, abstract=True):
@@ -105,7 +105,8 @@ class Subspace(Frame, abstract=True):
         for at, member in enumerate(members):
             turns = {dim: basis[at : at + 1].mT @ after[dim][at : at + 1] for dim, basis in before.items()}
             carry("linear", functools.partial(project, bases=turns), member)
-            carry("square", functools.partial(self._squares, turns=turns), member)
+            if self.carry != "linear":
+                carry("square", functools.partial(self._squares, turns=turns), member)
 
     def _squares(self, average: Tensor, turns: dict[int, Tensor]) -> Tensor:
         if self.carry == "root":

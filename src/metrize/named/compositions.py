@@ -145,7 +145,7 @@ class COAPMuon(Muon):
         rank: of every matrix; None: its shorter side divided by `ratio`.
         ratio: see `rank`.
         period: steps between two changes of the basis.
-        reproject: the basis is computed anew at every so manieth change.
+        reproject: recompute the basis from scratch at every `reproject`-th change.
         options: other arguments of `Muon`.
 
     Raises:

@@ -15,6 +15,7 @@ from metrize.decay import Convention
 from metrize.moments import Moments, Slot
 from metrize.part import Spec, offers
 from metrize.recipe import Recipe, parse_recipe
+from metrize.rounding import Compensated, Rounding
 from metrize.rules import Kernel, Metric, Rule
 from metrize.rules.base import Pass
 from metrize.spaces import Space, SpaceError
@@ -59,6 +60,12 @@ class Assignment:
     def dtype(self) -> torch.dtype:
         """Of the arithmetic."""
         return compute_dtype(self.stored)
+
+    @functools.cached_property
+    def rounding(self) -> Rounding:
+        """How a 16-bit parameter takes in a step; where the first ones are below its last digit, nothing may be lost."""
+        lost = self.recipe.rounding.exact and self.recipe.step_size.starts_small and self.space.flat
+        return Compensated() if lost and self.stored == torch.bfloat16 else self.recipe.rounding
 
     @functools.cached_property
     def numel(self) -> int:
@@ -132,7 +139,7 @@ class Assignment:
         declared = {
             "optimizer": {"step": ((), torch.float32)}
             | ({"master": (tuple(shape), self.dtype)} if self.master else {}),
-            "rounding": recipe.rounding.state_spec(shape, self.stored) if space.flat else {},
+            "rounding": self.rounding.state_spec(shape, self.stored) if space.flat else {},
             "space": space.state_spec(shape, self.stored),
             "frame": self._frame_spec(),
             "moments": averages,

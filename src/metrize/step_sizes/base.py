@@ -55,6 +55,9 @@ class StepSize(Part, abstract=True):
         """Over what `measure` is summed: ``"all"`` parameters, each ``"group"``, or None where nothing is measured."""
         return None
 
+    starts_small: ClassVar[bool] = False
+    """Whether the first steps are so short that a 16-bit parameter would lose them all."""
+
     given: ClassVar[bool] = False
     """Whether the rate is the group's ``lr`` and nothing else, so that a kernel can take it from there."""
 

@@ -36,6 +36,9 @@ class Prodigy(Measuring):
         bias_correction: multiply the rate by Adam's ``sqrt(1 - b2^t) / (1 - b1^t)``.
         slice_p: look at every p-th entry only, to save memory.
 
+    A bfloat16 parameter keeps what rounding leaves out (`Compensated`), because the first steps are below its last
+    digit, and an estimate that sees nothing move never grows.
+
     Raises:
         ValueError: a number out of range.
         SpaceError: (when used) a tensor that does not live in a vector space.
@@ -51,6 +54,7 @@ class Prodigy(Measuring):
 
     fixed: ClassVar[tuple[str, ...]] = ("d0", "slice_p", "safeguard_warmup")
     sums: ClassVar[int] = 2
+    starts_small: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metrize.recipe import Recipe
+from metrize.recipe import Recipe, parse_recipe
 from metrize.spaces import SpaceError, Vector
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import check_point, declared_space, naming, remind
-from metrize.step.assignment import as_real, assignment_of
+from metrize.step.assignment import Assignment, Assignments, as_real, assignment_of
 from metrize.step.group import name_of, trains
 
 Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
@@ -117,3 +118,26 @@ def _agree(recipe: Recipe, declared: str | None) -> None:
             f"declared to live on {parse_space(declared)} with metrize.constrain, and this optimizer was told "
             f"{recipe.space}; leave out `space`, or change the declaration"
         )
+
+
+def warn_of_idle_ranks(groups: Sequence[dict[str, Any]]) -> None:
+    """Tell a user whose low-rank optimizer has no tensor to project that it is the plain one."""
+    asked: list[Assignment] = []
+    recipes = set()
+    for group in groups:
+        recipe, known = parse_recipe(group["recipe"]), Assignments(group)
+        if not recipe.frame.trivial or recipe.moments.projects:
+            recipes.add(recipe)
+            asked += [known.of(index, p) for index, p in enumerate(group["params"]) if trains(p)]
+    if not asked or any(assignment.projected for assignment in asked):
+        return
+    recipe = next(iter(recipes))
+    part = recipe.moments if recipe.frame.trivial else recipe.frame
+    rank = f"(rank={part.rank})" if hasattr(part, "rank") else ""
+    side = max((min(a.shape) for a in asked if len(a.shape) > 1), default=0)
+    warnings.warn(
+        f"{type(part).__name__}{rank} projects none of {len(asked)} parameters, so that this is the plain optimizer: the largest matrix's "
+        f"smaller side is {side}; use a rank below it (a quarter is usual), or an optimizer without a rank",
+        UserWarning,
+        stacklevel=6,
+    )

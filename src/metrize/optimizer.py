@@ -19,7 +19,7 @@ from metrize.ambient import isolated
 from metrize.arguments import SYNONYMS, arguments_of, given, known, unknown
 from metrize.decay import Decay
 from metrize.frames import Frame
-from metrize.groups import Params, name_alike, newly_declared, settle
+from metrize.groups import Params, name_alike, newly_declared, settle, warn_of_idle_ranks
 from metrize.linalg import all_usable, fault_of, held, is_sharded
 from metrize.method import SLOTS, Given, Method, Nothing, checked, groups_of, method_of, slots_of, understood
 from metrize.moments import Moments
@@ -261,6 +261,8 @@ class Optimizer(torch.optim.Optimizer):
         if self._buckets is None or self._signature != self._sign():
             self._discover()
             self._forget_orphans()
+            if self._buckets is None and not self.state:
+                warn_of_idle_ranks(self.param_groups)
             self._exchange = _exchange_of(self.param_groups)
             self._buckets = assemble(self.param_groups, self.state, self._exchange)
             self._signature = self._sign()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,6 +98,8 @@ def memory(
         )
     else:
         _print(f"{model}: bytes, without activations", lines, fits)
+    if optimizer and any(line.needs is None for line in lines):
+        sys.exit(2)  # who asked for one has no answer
 
 
 def draw(title: str, lines: list[Line], fits: float | None, path: Path) -> None:

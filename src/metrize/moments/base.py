@@ -56,6 +56,9 @@ class Moments(Part, abstract=True):
     elementwise: ClassVar[bool] = False
     """Whether every entry is kept by itself, where it lies, so that a part of a tensor can be kept without the rest."""
 
+    projects: ClassVar[bool] = False
+    """Whether averages are kept in a subspace, of a rank that a small tensor does not reach."""
+
     ahead: ClassVar[bool] = False
     """Whether an average can be used only once it has seen the whole tensor."""
 

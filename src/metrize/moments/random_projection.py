@@ -47,6 +47,8 @@ class RandomProjection(Moments):
 
     matrices: ClassVar[bool] = True
 
+    projects: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.rank < 1 or self.period < 1:
             raise ValueError(f"RandomProjection(rank={self.rank}, period={self.period}): at least 1")

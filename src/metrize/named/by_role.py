@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from metrize.groups import Params, named_members
-from metrize.roles import Role, infer
+from metrize.roles import Role, by_shapes, infer
 from metrize.roles.sandbox import Example
 from metrize.spaces.declare import naming
 
@@ -31,6 +31,10 @@ class ByRole:
     options: Options
     role_of: Callable[[Tensor, list[Tensor]], Role] | None = None
     example: Example | None = None
+
+    def of_shapes(self, entries: list[tuple[str, Tensor]]) -> list[dict[str, Any]]:
+        """The groups of tensors of which nothing but shapes is known, as `metrize.roles.by_shapes` guesses roles."""
+        return _grouped(list(zip(entries, by_shapes([p.shape for _, p in entries]), strict=True)), self.options)
 
     def __call__(self, params: Params) -> Any:
         """The groups of a module, or of a list of parameters, named or not."""

@@ -13,7 +13,7 @@ from metrize.frames import Frame, Identity
 from metrize.groups import Params
 from metrize.linalg import is_flat_piece
 from metrize.linalg.orthogonalize import Accuracy
-from metrize.method import Method
+from metrize.method import Method, method_of
 from metrize.named.by_role import ByRole
 from metrize.norms import Spectral
 from metrize.norms.layout import Layout
@@ -98,6 +98,13 @@ class Muon(Optimizer):
             return group
         divide: Any = method.divide
         return {**divide.options(Role("bias")), **group}  # as the rest of a model
+
+    @classmethod
+    def divide_shapes(cls, entries: list[tuple[str, Tensor]]) -> list[dict[str, Any]]:
+        """Groups for tensors of which nothing but shapes is known, with the roles that these suggest."""
+        divide: Any = method_of(cls, {}).divide
+        groups: list[dict[str, Any]] = divide.of_shapes(entries)
+        return groups
 
     @staticmethod
     def recipe(

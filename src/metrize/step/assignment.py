@@ -63,7 +63,7 @@ class Assignment:
 
     @functools.cached_property
     def rounding(self) -> Rounding:
-        """How a 16-bit parameter takes in a step; where the first ones are below its last digit, nothing may be lost."""
+        """How a 16-bit parameter takes in a step: nothing may be lost where the first ones are below its last digit."""
         lost = self.recipe.rounding.exact and self.recipe.step_size.starts_small and self.space.flat
         return Compensated() if lost and self.stored == torch.bfloat16 else self.recipe.rounding
 
@@ -188,6 +188,11 @@ class Assignment:
     def seeds(self) -> tuple[str, ...]:
         """Keys of `spec` that are seeds, so that what they lead to depends on the place of every entry."""
         return tuple(key for key in self.spec if key.rpartition(".")[2] == "seed")
+
+    @functools.cached_property
+    def projected(self) -> bool:
+        """Whether the frame or a storage works in fewer or other coordinates than those of the tensor."""
+        return bool(self.declared["frame"]) or any(storage.projects for storage in self.storages.values())
 
     @functools.cached_property
     def passes(self) -> tuple[Pass, ...]:

@@ -423,8 +423,8 @@ def _warn_of_lost_steps(group: dict[str, Any], recipe: Recipe) -> None:
     short = [name_of(group, i) for i, p in enumerate(group["params"]) if p.dtype == torch.float16 and trains(p)]
     if short and recipe.step_size.starts_small:
         warnings.warn(
-            f"parameter {short[0]!r} is float16, which loses the first steps of {recipe.step_size}, so that it may never "
-            "move; train it in bfloat16, where nothing is lost, or in float32",
+            f"parameter {short[0]!r} is float16, which loses the first steps of {recipe.step_size}, so that it may "
+            "never move; train it in bfloat16, where nothing is lost, or in float32",
             UserWarning,
             stacklevel=5,
         )

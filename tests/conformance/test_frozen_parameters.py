@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 import metrize
 
-pytestmark = pytest.mark.filterwarnings("ignore:AdamMini cannot tell")
-
 CATALOGUE = metrize.catalogue()
 FROZEN: dict[str, Tensor] = {
     "uint8": torch.arange(16, dtype=torch.uint8).view(16, 1),

@@ -18,8 +18,6 @@ import metrize
 from metrize import Blocks, Dense, Stiefel, Stochastic, frames, norms, rules, step_sizes
 from metrize.arguments import SYNONYMS, arguments_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:AdamMini cannot tell")
-
 CATALOGUE = metrize.catalogue()
 KEPT = ("lr", "weight_decay", "maximize", "skip_nonfinite")
 TOLD: dict[str, Any] = {

@@ -13,8 +13,6 @@ from torch import nn
 import metrize
 from metrize import SpaceError
 
-pytestmark = pytest.mark.filterwarnings("ignore:AdamMini cannot tell")
-
 CATALOGUE = metrize.catalogue()
 FORMS: dict[str, Callable[[nn.Module], Any]] = {
     "module": lambda layer: layer,

@@ -18,7 +18,7 @@ from metrize.named.by_role import ByRole
 from metrize.norms import Spectral
 from metrize.norms.layout import Layout
 from metrize.optimizer import Optimizer
-from metrize.recipe import Recipe
+from metrize.recipe import Recipe, parse_recipe
 from metrize.roles import Role
 from metrize.roles.rules import DEFAULTS
 from metrize.roles.sandbox import Example
@@ -85,7 +85,7 @@ class Muon(Optimizer):
             own = norm.replace(layout=role.layout)
             if role.kind in MATRICES:
                 return {"recipe": self.recipe(own, frame, step_size)}
-            return {**adam, **DEFAULTS[role.kind].numbers, **(rest or {})}
+            return _others({**adam, **DEFAULTS[role.kind].numbers}, rest or {})
 
         recipe = self.recipe(norm, frame, step_size)
         divide = ByRole(of, functools.partial(_as_matrix, type(self).__name__), example)
@@ -112,6 +112,14 @@ class Muon(Optimizer):
     ) -> Recipe:
         """The five answers of this optimizer, about a matrix."""
         return Recipe(frame=frame, rule=rules.Steepest(norm), step_size=step_size)
+
+
+def _others(usual: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """A group of the rest of a model; a recipe of the user's own takes the numbers that it reads, and no others."""
+    if (recipe := told.get("recipe")) is not None:
+        known = {"lr", "weight_decay", *(recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)).hyper()}
+        usual = {key: value for key, value in usual.items() if key in known}
+    return {**usual, **told}
 
 
 def _as_matrix(method: str, parameter: Tensor, among: list[Tensor]) -> Role:

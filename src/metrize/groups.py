@@ -137,7 +137,8 @@ def warn_of_idle_ranks(groups: Sequence[dict[str, Any]]) -> None:
     side = max((min(a.shape) for a in asked if len(a.shape) > 1), default=0)
     warnings.warn(
         f"{type(part).__name__}{rank} projects none of {len(asked)} parameters, so that this is the plain optimizer: "
-        f"the largest matrix's smaller side is {side}; use a rank below it (a quarter is usual), or an optimizer without a rank",
+        f"the largest matrix's smaller side is {side}; use a rank below it, usually a quarter, or an optimizer "
+        "without a rank",
         UserWarning,
         stacklevel=6,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metrize.part import Part
 from metrize.recipe import Recipe, parse_recipe
 from metrize.spaces import SpaceError, Vector
 from metrize.spaces.base import parse_space
@@ -120,25 +121,38 @@ def _agree(recipe: Recipe, declared: str | None) -> None:
         )
 
 
+def coverage(groups: Sequence[dict[str, Any]]) -> tuple[int, int] | None:
+    """How many trained tensors have a basis, and how many there are; None where no recipe asks for one."""
+    if not _basis_parts(groups):
+        return None
+    found = [assignment.projected for assignment in _trained(groups)]
+    return sum(found), len(found)
+
+
 def warn_of_idle_ranks(groups: Sequence[dict[str, Any]]) -> None:
     """Tell a user whose low-rank optimizer has no tensor to project that it is the plain one."""
-    asked: list[Assignment] = []
-    recipes = set()
-    for group in groups:
-        recipe, known = parse_recipe(group["recipe"]), Assignments(group)
-        if not recipe.frame.trivial or recipe.moments.projects:
-            recipes.add(recipe)
-            asked += [known.of(index, p) for index, p in enumerate(group["params"]) if trains(p)]
-    if not asked or any(assignment.projected for assignment in asked):
+    found = coverage(groups)
+    if found is None or found[0] or not found[1]:
         return
-    recipe = next(iter(recipes))
-    part = recipe.moments if recipe.frame.trivial else recipe.frame
+    part = _basis_parts(groups)[0]
     rank = f"(rank={part.rank})" if hasattr(part, "rank") else ""
-    side = max((min(a.shape) for a in asked if len(a.shape) > 1), default=0)
+    side = max((min(a.shape) for a in _trained(groups) if len(a.shape) > 1), default=0)
     warnings.warn(
-        f"{type(part).__name__}{rank} projects none of {len(asked)} parameters, so that this is the plain optimizer: "
+        f"{type(part).__name__}{rank} projects none of {found[1]} parameters, so that this is the plain optimizer: "
         f"the largest matrix's smaller side is {side}; use a rank below it, usually a quarter, or an optimizer "
         "without a rank",
         UserWarning,
         stacklevel=6,
     )
+
+
+def _basis_parts(groups: Sequence[dict[str, Any]]) -> list[Part]:
+    """The frames and storages that work in fewer or other coordinates than those of the tensor."""
+    recipes = [parse_recipe(group["recipe"]) for group in groups]
+    frames: list[Part] = [recipe.frame for recipe in recipes if not recipe.frame.trivial]
+    return [*frames, *(recipe.moments for recipe in recipes if recipe.moments.projects)]
+
+
+def _trained(groups: Sequence[dict[str, Any]]) -> list[Assignment]:
+    known = [(group, Assignments(group)) for group in groups]
+    return [a.of(index, p) for group, a in known for index, p in enumerate(group["params"]) if trains(p)]

@@ -19,7 +19,7 @@ from metrize.ambient import isolated
 from metrize.arguments import SYNONYMS, arguments_of, given, known, unknown
 from metrize.decay import Decay
 from metrize.frames import Frame
-from metrize.groups import Params, name_alike, newly_declared, settle, warn_of_idle_ranks
+from metrize.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
 from metrize.linalg import all_usable, fault_of, held, is_sharded
 from metrize.method import SLOTS, Given, Method, Nothing, checked, groups_of, method_of, slots_of, understood
 from metrize.moments import Moments
@@ -319,6 +319,13 @@ class Optimizer(torch.optim.Optimizer):
             return self.summary()
         except Exception:  # a debugger shows an optimizer that is half made, too
             return super().__repr__()
+
+    def coverage(self) -> tuple[int, int] | None:
+        """How many of the trained parameters have a basis, such as a subspace, and how many there are.
+
+        None where no recipe has a frame, or a storage, with a basis.
+        """
+        return coverage(self.param_groups)
 
     def recipes(self) -> list[Recipe]:
         """The recipe of each parameter group."""

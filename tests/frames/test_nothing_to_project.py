@@ -65,3 +65,11 @@ def test_muon_of_gpt2_keeps_momentum_alone_for_the_matrices_of_layers() -> None:
     others = 124_439_808 - layers
     assert told.state == 4 * layers + 8 * others + 4 * 148
     assert torch.float32.itemsize == 4
+
+
+def test_coverage_counts_the_tensors_with_a_basis() -> None:
+    assert metrize.AdamW(model(8)).coverage() is None
+    assert metrize.SOAP(model(8)).coverage() == (1, 4)  # the matrix; vectors have none
+    assert metrize.GaLore(model(8), rank=16).coverage() == (0, 4)
+    assert metrize.GaLore(model(8), rank=2).coverage() == (1, 4)
+    assert metrize.Flora(model(8), rank=2).coverage() == (1, 4)

@@ -202,6 +202,7 @@ class Run:
     def _summary(self, conclusion: Conclusion) -> Summary:
         evaluations, checks = self.journal.of(Evaluated), self.journal.of(SpaceChecked)
         last = None if self.diverged else evaluations[-1]
+        based, tensors = self.optimizer.coverage() or (None, None)
         state_bytes, parameters = int(self.engine.sum(metrize.state_bytes(self.optimizer))), _count(self.model)
         return Summary(
             label=self.config.label,
@@ -218,6 +219,8 @@ class Run:
             space_error=checks[-1].error if checks and last else None,
             skipped_steps=self.optimizer.param_groups[0]["skipped_steps"] or None,
             diverged=self.diverged,
+            with_basis=based,
+            with_basis_of=tensors,
             **self._times(),
         )
 

@@ -135,12 +135,18 @@ def warn_of_idle_ranks(groups: Sequence[dict[str, Any]]) -> None:
     if found is None or found[0] or not found[1]:
         return
     part = _basis_parts(groups)[0]
-    rank = f"(rank={part.rank})" if hasattr(part, "rank") else ""
+    size = getattr(part, "rank", None)
+    rank = "" if size is None else f"(rank={size})"
     side = max((min(a.shape) for a in _trained(groups) if len(a.shape) > 1), default=0)
+    why = (
+        "its rule keeps no average that this storage projects; choose another rule or storage"
+        if size is not None and size < side
+        else f"the largest matrix's smaller side is {side}; use a rank below it, usually a quarter, or an optimizer "
+        "without a rank"
+    )
     warnings.warn(
         f"{type(part).__name__}{rank} projects none of {found[1]} parameters, so that this is the plain optimizer: "
-        f"the largest matrix's smaller side is {side}; use a rank below it, usually a quarter, or an optimizer "
-        "without a rank",
+        f"{why}",
         UserWarning,
         stacklevel=6,
     )

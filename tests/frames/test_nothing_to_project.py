@@ -73,3 +73,11 @@ def test_coverage_counts_the_tensors_with_a_basis() -> None:
     assert metrize.GaLore(model(8), rank=16).coverage() == (0, 4)
     assert metrize.GaLore(model(8), rank=2).coverage() == (1, 4)
     assert metrize.Flora(model(8), rank=2).coverage() == (1, 4)
+
+
+def test_a_rule_without_a_projected_average_is_not_told_to_lower_its_rank() -> None:
+    recipe = metrize.Recipe(rule=metrize.rules.AdaGrad(), moments=metrize.RandomProjection(rank=2))
+    optimizer = metrize.Optimizer([nn.Parameter(torch.ones(16, 12))], recipe, lr=0.1)
+    with pytest.warns(UserWarning, match="keeps no average that this storage projects") as seen:
+        optimizer.init_state()
+    assert "use a rank below" not in str(seen[0].message)

@@ -324,7 +324,7 @@ def test_an_error_the_user_can_mend_is_one_panel_and_status_2(words: str, reason
     assert main([word.replace("+", " ") for word in words.split()]) == 2
     out, err = capsys.readouterr()
     assert reason.lower() in " ".join(err.replace("│", " ").split()).lower()
-    assert (out, err.count("error ─"), "Traceback" in err) == ("", 1, False)
+    assert (out, err.count("error: "), "Traceback" in err) == ("", 1, False)
     assert sorted(path.name for path in Path(".").rglob("*")) == ["config.json", "taken"]
 
 

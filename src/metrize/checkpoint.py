@@ -39,13 +39,6 @@ def save(optimizer: Optimizer, base_state_dict: Callable[[], dict[str, Any]]) ->
     """
 
     def publish(_: Any, packed: dict[str, Any]) -> None:
-        for group in packed["param_groups"]:
-            for key in _derived(group):
-                group.pop(key, None)
-        if not _sharded(optimizer):
-            return
-        from metrize.sharding import members, published
-
         ids = [i for group in packed["param_groups"] for i in group["params"]]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         public = published(members(optimizer.param_groups), optimizer.state)
@@ -53,17 +46,15 @@ def save(optimizer: Optimizer, base_state_dict: Callable[[], dict[str, Any]]) ->
             if parameter in public:
                 packed["state"][identity] = public[parameter]
 
+    if not _sharded(optimizer):
+        return base_state_dict()
+    from metrize.sharding import members, published
+
     hook = optimizer.register_state_dict_post_hook(publish, prepend=True)
     try:
         return base_state_dict()
     finally:
         hook.remove()
-
-
-def _derived(group: dict[str, Any]) -> set[str]:
-    """Keys of a group that say again what the recipe or the state says; files are read by their keys alone."""
-    recipe = parse_recipe(group["recipe"])
-    return {*recipe.step_size.shown(), *recipe.frame.reads}
 
 
 def _show(group: dict[str, Any], states: Mapping[Tensor, dict[str, Any]]) -> None:
@@ -217,21 +208,23 @@ def _check_parameter(at: int, group: dict[str, Any], index: int, source: Source)
     check_place(group, index, source)
     spec = _spec(recipe, group, index)
     changed: list[str] = []
-    if not saved.origin and saved.recipe != recipe:
-        changed = differences(saved.recipe, recipe)
-    was = _spec(saved.recipe, {**group, **saved.numbers}, index)
-    if saved.recipe.rounding != recipe.rounding:  # a setting, whose state starts anew from the weights
-        was = {key: form for key, form in was.items() if not _rounds(key)} | _of_rounding(spec)
-    if saved.recipe != recipe and (other_meaning(saved.recipe, recipe) or was != spec) and not saved.origin:
-        raise ValueError(_other_state(at, saved.recipe, recipe, name, was, spec))
-    if saved.origin and was != spec:
+    if not saved.origin:
+        was, now = (each.replace(frame=each.frame.told(group)) for each in (saved.recipe, recipe))
+        changed = differences(was, now)
+    kept_then = _spec(saved.recipe, {**group, **saved.numbers}, index)
+    if _of_rounding(kept_then) != _of_rounding(spec) or _lacks_rounding(source, spec):
+        # a setting, whose state starts anew from the weights
+        kept_then = {key: form for key, form in kept_then.items() if not _rounds(key)} | _of_rounding(spec)
+    if saved.recipe != recipe and (other_meaning(saved.recipe, recipe) or kept_then != spec) and not saved.origin:
+        raise ValueError(_other_state(at, saved.recipe, recipe, name, kept_then, spec))
+    if saved.origin and kept_then != spec:
         raise ValueError(
             f"parameter {name!r} was trained by {saved.origin}, whose averages are kept in another way here: "
-            f"{_differing(was, spec)}; {_WAY_ON}"
+            f"{_differing(kept_then, spec)}; {_WAY_ON}"
         )
     if source.state:
         kept = source.state
-        if saved.recipe.rounding != recipe.rounding:
+        if saved.recipe.rounding != recipe.rounding or _lacks_rounding(source, spec):
             fresh = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in _of_rounding(spec).items()}
             kept = {key: value for key, value in kept.items() if not _rounds(key)} | fresh
         if saved.origin:
@@ -247,6 +240,11 @@ _WAY_ON = "metrize.convert_state(state_dict, optimizer) carries averages from on
 
 def _rounds(key: str) -> bool:
     return key.startswith("rounding.")
+
+
+def _lacks_rounding(source: Source, spec: Spec) -> bool:
+    """Whether a state was written before its kind of parameter was rounded as it is now."""
+    return bool(source.state) and not _of_rounding(spec).keys() <= source.state.keys()
 
 
 def _of_rounding(spec: Spec) -> Spec:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metrize.recipe import Recipe
+from metrize.part import Part
+from metrize.recipe import Recipe, parse_recipe
 from metrize.spaces import SpaceError, Vector
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import check_point, declared_space, naming, remind
-from metrize.step.assignment import assignment_of
+from metrize.step.assignment import Assignment, Assignments, as_real, assignment_of
 from metrize.step.group import name_of, trains
 
 Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
@@ -91,6 +93,9 @@ def settle(group: dict[str, Any], recipe: Recipe) -> None:
             if trains(parameter):
                 _agree(recipe, declared)
                 space = recipe.space or (parse_space(declared) if declared else Vector())
+                if parameter.is_complex() and space.flat:
+                    recipe.check_complex(parameter.dtype)
+                recipe.check(space, as_real(parameter).shape)
                 space.check(parameter)
                 assignment_of(recipe, space, parameter, group).check()
                 check_point(space, parameter)
@@ -114,3 +119,40 @@ def _agree(recipe: Recipe, declared: str | None) -> None:
             f"declared to live on {parse_space(declared)} with metrize.constrain, and this optimizer was told "
             f"{recipe.space}; leave out `space`, or change the declaration"
         )
+
+
+def coverage(groups: Sequence[dict[str, Any]]) -> tuple[int, int] | None:
+    """How many trained tensors have a basis, and how many there are; None where no recipe asks for one."""
+    if not _basis_parts(groups):
+        return None
+    found = [assignment.projected for assignment in _trained(groups)]
+    return sum(found), len(found)
+
+
+def warn_of_idle_ranks(groups: Sequence[dict[str, Any]]) -> None:
+    """Tell a user whose low-rank optimizer has no tensor to project that it is the plain one."""
+    found = coverage(groups)
+    if found is None or found[0] or not found[1]:
+        return
+    part = _basis_parts(groups)[0]
+    rank = f"(rank={part.rank})" if hasattr(part, "rank") else ""
+    side = max((min(a.shape) for a in _trained(groups) if len(a.shape) > 1), default=0)
+    warnings.warn(
+        f"{type(part).__name__}{rank} projects none of {found[1]} parameters, so that this is the plain optimizer: "
+        f"the largest matrix's smaller side is {side}; use a rank below it, usually a quarter, or an optimizer "
+        "without a rank",
+        UserWarning,
+        stacklevel=6,
+    )
+
+
+def _basis_parts(groups: Sequence[dict[str, Any]]) -> list[Part]:
+    """The frames and storages that work in fewer or other coordinates than those of the tensor."""
+    recipes = [parse_recipe(group["recipe"]) for group in groups]
+    frames: list[Part] = [recipe.frame for recipe in recipes if not recipe.frame.trivial]
+    return [*frames, *(recipe.moments for recipe in recipes if recipe.moments.projects)]
+
+
+def _trained(groups: Sequence[dict[str, Any]]) -> list[Assignment]:
+    known = [(group, Assignments(group)) for group in groups]
+    return [a.of(index, p) for group, a in known for index, p in enumerate(group["params"]) if trains(p)]

@@ -165,7 +165,7 @@ def _complete(
     recipe = _in_norm(recipe, group)
     spared = {key: value for key, value in recipe.hyper().items() if key not in optimizer.defaults}
     rest = {key: value for key, value in group.items() if key not in _OF_NORM}
-    return {**spared, **method.numbers, **part, **rest, **recipe.step_size.shown(), "recipe": recipe}
+    return {**spared, **method.numbers, **part, **rest, "recipe": recipe}
 
 
 def _in_norm(recipe: Recipe, group: Mapping[str, Any]) -> Recipe:
@@ -180,7 +180,7 @@ def _in_norm(recipe: Recipe, group: Mapping[str, Any]) -> Recipe:
             if not hasattr(norm, "layout"):
                 raise TypeError(f"layout={value!r} for a group whose rule is {recipe.rule}, which reads none")
             norm = norm.replace(layout=value)
-        recipe = recipe.replace(rule=recipe.rule.with_norm(norm))
+        recipe = recipe.with_norm(norm)
     return recipe
 
 

@@ -19,7 +19,7 @@ from metrize.ambient import isolated
 from metrize.arguments import SYNONYMS, arguments_of, given, known, unknown
 from metrize.decay import Decay
 from metrize.frames import Frame
-from metrize.groups import Params, name_alike, newly_declared, settle
+from metrize.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
 from metrize.linalg import all_usable, fault_of, held, is_sharded
 from metrize.method import SLOTS, Given, Method, Nothing, checked, groups_of, method_of, slots_of, understood
 from metrize.moments import Moments
@@ -187,6 +187,7 @@ class Optimizer(torch.optim.Optimizer):
             raise
         for group in self.param_groups[len(named) :]:
             _warn_of_idle_decay(group, parse_recipe(group["recipe"]))
+            _warn_of_lost_steps(group, parse_recipe(group["recipe"]))
         self._buckets = None
 
     @classmethod
@@ -238,7 +239,7 @@ class Optimizer(torch.optim.Optimizer):
     @isolated
     def _take(self) -> None:
         maybe_probe = not self.state and all(float(group["lr"]) == 0 for group in self.param_groups)
-        self.init_state()
+        self._arrange()
         # a framework asks a fresh optimizer to allocate its state, by a step with lr 0 and zero gradients
         if not (maybe_probe and self._exchange.agree(self._idle())):
             self._run()
@@ -253,9 +254,15 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             SpaceError: a parameter that is off its space, by name.
         """
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Buckets and state for the parameters as they are now."""
         if self._buckets is None or self._signature != self._sign():
             self._discover()
             self._forget_orphans()
+            if self._buckets is None and not self.state:
+                warn_of_idle_ranks(self.param_groups)
             self._exchange = _exchange_of(self.param_groups)
             self._buckets = assemble(self.param_groups, self.state, self._exchange)
             self._signature = self._sign()
@@ -296,8 +303,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch puts it there; it is no option here
         for group in self.param_groups:  # a checkpoint older than an option
-            shown = parse_recipe(group["recipe"]).step_size.shown() if "recipe" in group else {}
-            for key, value in {**self.defaults, **shown}.items():
+            for key, value in self.defaults.items():
                 group.setdefault(key, value)
         self._buckets = None
 
@@ -314,6 +320,13 @@ class Optimizer(torch.optim.Optimizer):
         except Exception:  # a debugger shows an optimizer that is half made, too
             return super().__repr__()
 
+    def coverage(self) -> tuple[int, int] | None:
+        """How many of the trained parameters have a basis, such as a subspace, and how many there are.
+
+        None where no recipe has a frame, or a storage, with a basis.
+        """
+        return coverage(self.param_groups)
+
     def recipes(self) -> list[Recipe]:
         """The recipe of each parameter group."""
         return [parse_recipe(group["recipe"]) for group in self.param_groups]
@@ -324,7 +337,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _sign(self) -> list[Any]:
         """What the buckets depend on; cheap, because it is compared at every step."""
-        signature: list[Any] = [len(self.state), declare.revision()]
+        signature: list[Any] = [len(self.state), declare.revision(), Part.revision]
         for state in self.state.values():
             signature.extend(map(id, state.values()))  # offloading exchanges them
         signature += alike_groups(self.param_groups) if len(self.param_groups) > 1 else ()
@@ -346,7 +359,7 @@ class Optimizer(torch.optim.Optimizer):
         if not self._exchange.open(self._finite()):
             self._skip()
             return
-        buckets = self.buckets
+        buckets = self._buckets or []
         for bucket in buckets:
             bucket.gather()
         if self._measures:
@@ -374,7 +387,7 @@ class Optimizer(torch.optim.Optimizer):
             for index, p in enumerate(group["params"]):
                 if p.grad is not None and not all_usable([held(p.grad)]):
                     return f"the gradient of {name_of(group, index)!r} {fault_of(held(p.grad))}"
-        return "a gradient of another process is not finite, or too large to be squared"
+        return "the gradient of 'a parameter of another process' is not finite"
 
     def _discover(self) -> None:
         """Take in declarations that came to light since construction, and refuse gradients no rule can use."""
@@ -411,6 +424,17 @@ def _exchange_of(groups: list[dict[str, Any]]) -> Exchange:
 def _apart(value: Any) -> Any:
     shared = isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes
     return value.clone() if shared else value
+
+
+def _warn_of_lost_steps(group: dict[str, Any], recipe: Recipe) -> None:
+    short = [name_of(group, i) for i, p in enumerate(group["params"]) if p.dtype == torch.float16 and trains(p)]
+    if short and recipe.step_size.starts_small:
+        warnings.warn(
+            f"parameter {short[0]!r} is float16, which loses the first steps of {recipe.step_size}, so that it may "
+            "never move; train it in bfloat16, where nothing is lost, or in float32",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _warn_of_idle_decay(group: dict[str, Any], recipe: Recipe) -> None:

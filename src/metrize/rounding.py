@@ -12,7 +12,7 @@ from metrize.part import Part, Spec
 
 
 @dataclasses.dataclass(frozen=True)
-class Rounding(Part):
+class Rounding(Part, abstract=True):
     """From float32 to a parameter's bfloat16, once in a step. Parameters of other dtypes are written as they are."""
 
     exact: ClassVar[bool] = True

@@ -67,7 +67,7 @@ CASES: list[tuple[Recipe, tuple[int, ...], str, Recipe]] = [
     (
         Recipe(Grassmann(), step_size=step_sizes.Prodigy()),
         (6, 4),
-        "step_size=Prodigy() is for tensors in a vector space",
+        "step_size=Prodigy(norm=MaxEntry()) is for tensors in a vector space",
         Recipe(Grassmann()),
     ),
     (
@@ -99,7 +99,7 @@ CASES: list[tuple[Recipe, tuple[int, ...], str, Recipe]] = [
     (
         Recipe(rule=rules.Momentum(), step_size=step_sizes.Prodigy(bias_correction=True)),
         (5,),
-        "step_size=Prodigy(bias_correction=True) reads betas, which rule=Momentum() has not",
+        "step_size=Prodigy(norm=MaxEntry(), bias_correction=True) reads betas, which rule=Momentum() has not",
         Recipe(rule=rules.Momentum()),
     ),
     (

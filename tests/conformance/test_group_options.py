@@ -59,6 +59,7 @@ TOLD: dict[str, Any] = {
     "tolerance": 0.5,
     "shampoo_beta": 0.5,
     "start_preconditioning_step": 3,
+    "max_dim": 4,
 }
 """Another legal value of an argument whose annotation does not tell one."""
 

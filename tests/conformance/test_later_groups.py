@@ -103,7 +103,6 @@ def test_an_empty_tensor_is_no_obstacle(name: str) -> None:
 def test_the_estimate_of_prodigy_stands_in_the_groups(make: Callable[..., metrize.Optimizer]) -> None:
     model = layer(0)
     optimizer = make(model, d0=1e-3)
-    assert [group["d"] for group in optimizer.param_groups] == [1e-3]
     for _ in range(20):
         model.weight.grad = model.weight.detach() - 10
         optimizer.step()

@@ -223,7 +223,8 @@ def test_one_free_run_has_no_target_no_manifold_and_keeps_its_summary(tmp_path: 
     folder = write(tmp_path, runs[:1]) / "adam-seed0"
     report = draw_report(folder)
     titles = {column.key for column in report.columns}
-    assert titles == COLUMN.keys() - {"steps_to_target", "seconds_to_target", "space_error", "skipped_steps"}
+    idle = {"steps_to_target", "seconds_to_target", "space_error", "skipped_steps", "with_basis"}
+    assert titles == COLUMN.keys() - idle
     assert report.page.read_text().count("<svg") == 6
     assert read_runs(folder) == runs[:1]
 
@@ -290,3 +291,10 @@ def test_the_axis_is_logarithmic_where_losses_span_a_decade(ends: tuple[float, f
     what = next(lines for lines in plots._LINES if lines.name == "held-out-loss-by-step")
     figure = plots._line_figure(what, {"Adam": [run(ADAM, ends)]})
     assert figure.axes[0].get_yscale() == scale
+
+
+def test_the_table_tells_how_many_tensors_have_a_basis(tmp_path: Path) -> None:
+    one = run(ADAM, [1.0, 0.5], with_basis=10, with_basis_of=28)
+    page = draw_report(write(tmp_path, [one]) / "adam-seed0").page.read_text()
+    assert "tensors with a basis" in page
+    assert "10 of 28" in page

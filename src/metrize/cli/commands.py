@@ -13,7 +13,8 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from metrize import __version__
 from metrize.cli import show
 from metrize.cli.settings import Count, Json, Setting, Words
-from metrize.lab.config import RunConfig
+from metrize.lab.config import FolderError, RunConfig
+from metrize.lab.durable import NotWrittenError
 
 app = App(
     name="metrize",
@@ -42,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     except UnusedCliTokensError as error:
         show.error(_unused(error.unused_tokens or [], arguments))
         return 2
-    except (CycloptsError, MendableError, OSError) as error:
+    except (CycloptsError, FolderError, MendableError, NotWrittenError, OSError) as error:
         show.error(_text(error))
         return 2
     except StoppedError as stopped:
@@ -215,7 +216,7 @@ def _stoppable(command: str) -> Iterator[None]:
     except (Interrupted, KeyboardInterrupt) as stopped:
         raise StoppedError(f"stopped; go on with: {command}") from stopped
     except (CheckpointError, FrameError, NotWrittenError, ProcessError) as broken:
-        raise MendableError(f"{broken}\ngo on with: {command}") from broken
+        raise MendableError(f"{broken}; go on with: {command}") from broken
 
 
 def _check(configs: Iterable[RunConfig]) -> None:
@@ -242,6 +243,7 @@ def _unused(words: Sequence[str], arguments: Sequence[str]) -> str:
 
 
 def _text(error: Exception) -> str:
+    """What an error says, in one line."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    return "; ".join(line for line in map(str.strip, str(error).splitlines()) if line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from metrize import sizes
 from metrize.calls import near
 from metrize.cli import show
 from metrize.cli.commands import MendableError
-from metrize.cli.plan import called, of_task
+from metrize.cli.plan import model_of, of_task
 
 if TYPE_CHECKING:
     from metrize.memory import Prediction, RankPrediction, ShardedPrediction, Target
@@ -97,6 +98,8 @@ def memory(
         )
     else:
         _print(f"{model}: bytes, without activations", lines, fits)
+    if optimizer and any(line.needs is None for line in lines):
+        sys.exit(2)  # who asked for one has no answer
 
 
 def draw(title: str, lines: list[Line], fits: float | None, path: Path) -> None:
@@ -118,7 +121,10 @@ def draw(title: str, lines: list[Line], fits: float | None, path: Path) -> None:
     axes.set_xlabel(f"{name}, without activations")
     axes.set_title(title)
     axes.legend(loc="upper right", frameon=False)
-    figure.savefig(path, dpi=150)
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError as error:  # no format of that name
+        raise MendableError(f"{path}: {error}") from error
 
 
 def _target(name: str) -> Target:
@@ -128,7 +134,10 @@ def _target(name: str) -> Target:
     found = {known.lower(): known for known in KNOWN}.get(name.lower())
     if found:
         return KNOWN[found]()
-    made: Any = called(name) if ":" in name else of_task(name, None)[0]
+    try:
+        made: Any = model_of(name) if ":" in name else of_task(name, None)[0]
+    except ValueError as error:
+        raise MendableError(f"{error}\nor one of the public models: {', '.join(KNOWN)}") from error
     return made
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +42,15 @@ def plan(model: str, *, example: str | None = None, as_json: Json = False) -> No
     import metrize
 
     try:
-        made, own = (called(model), None) if ":" in model else of_task(model, example)
-        drawn = metrize.plan(made, own if example is None else _example(example))
+        with current_folder():  # a model may import its neighbours as late as in its forward pass
+            made, own = (model_of(model), None) if ":" in model else of_task(model, example)
+            drawn = metrize.plan(made, own if example is None else _example(example))
     except (ValueError, TypeError, RuntimeError) as error:
         raise MendableError("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
+    except Exception as error:
+        if not hasattr(error, "__notes__"):  # which says that the user's model raised it
+            raise
+        raise MendableError("\n".join([_first_line(error), *error.__notes__])) from error
     if as_json:
         show.as_json(_plain(drawn))
     else:
@@ -136,11 +143,27 @@ def _example(text: str) -> Any:
 
     shape = re.fullmatch(r"(\d+(?:x\d+)*)(:int)?", text)
     if shape is None:
-        return called(text)
+        made = called(text)
+        if made is None:
+            raise MendableError(f"{text} returned None; it must return what one forward pass of the model takes")
+        return made
     sizes = [int(size) for size in shape[1].split("x")]
     if shape[2]:
         return torch.zeros(sizes, dtype=torch.int64)  # a number that every table has
     return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
+
+
+def model_of(path: str) -> nn.Module:
+    """The model that the function at ``package.module:name`` makes."""
+    from torch import nn
+    from torch.nn.parameter import is_lazy
+
+    made = called(path)
+    if not isinstance(made, nn.Module):
+        raise MendableError(f"{path} returned {_told(made)}; it must return a torch.nn.Module")
+    if lazy := [key for key, parameter in made.named_parameters() if is_lazy(parameter)]:
+        raise MendableError(f"{path}: parameter {lazy[0]!r} has no shape yet; call the model once before returning it")
+    return made
 
 
 def called(path: str) -> Any:
@@ -148,11 +171,38 @@ def called(path: str) -> Any:
     module, colon, name = path.partition(":")
     if not colon:
         raise MendableError(f"{path!r} is neither a shape such as 2x16:int nor a function such as package.module:name")
-    sys.path.insert(0, os.getcwd())
+    with current_folder():
+        try:
+            make = getattr(importlib.import_module(module), name)
+        except Exception as error:  # whatever the module does when it is imported
+            raise MendableError(f"cannot find {path!r}: {_first_line(error)}") from error
+        try:
+            return make()
+        except Exception as error:
+            raise MendableError(f"{path} failed: {_first_line(error)}, {_place(error)}") from error
+
+
+@contextlib.contextmanager
+def current_folder() -> Iterator[None]:
+    """Modules of the current folder are found, as by ``python -m``."""
+    entry = os.getcwd()
+    sys.path.insert(0, entry)
     try:
-        made = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise MendableError(f"cannot find {path!r}: {error}") from error
+        yield
     finally:
-        sys.path.pop(0)
-    return made()
+        # this very object, because what was imported may have changed the path, and have entries that are equal
+        sys.path[:] = [other for other in sys.path if other is not entry]
+
+
+def _told(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(filter(None, (f"{type(error).__name__}:", str(error).partition("\n")[0]))).removesuffix(":")
+
+
+def _place(error: Exception) -> str:
+    """Where in the user's files it was raised."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f"in {last.filename}, line {last.lineno}"

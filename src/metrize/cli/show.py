@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -26,8 +25,8 @@ _LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_e
 
 
 def error(text: str) -> None:
-    """One panel on standard error."""
-    Console(stderr=True).print(Panel(Text(text), title="error", title_align="left", border_style="red"))
+    """A line on standard error, not wrapped, so that paths and commands can be copied."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text("error: ", style="red").append(text, "default"))
 
 
 def note(text: str) -> None:

@@ -38,9 +38,8 @@ class Eigenbasis(Frame):
 
     Args:
         period: f, steps between two refreshes of a parameter.
-        shampoo_beta: b, the decay of the factors, unless the parameter group holds another; one below 0 there is the
-            second of the group's betas.
-        max_precond_dim: a longer mode has no basis.
+        shampoo_beta: b, the decay of the factors; -1 takes the second of the group's ``betas`` as it is in each step.
+        max_precond_dim: a longer mode has no basis; inf: every mode has one.
         one_sided: the longest mode has none either (the columns of a square matrix).
         merge_dims: take neighbouring dimensions together, from left to right, as long as their product is at most
             `max_precond_dim`.
@@ -63,7 +62,7 @@ class Eigenbasis(Frame):
 
     period: int = 10
     shampoo_beta: float = 0.95
-    max_precond_dim: int = 10000
+    max_precond_dim: float = 10000
     one_sided: bool = False
     merge_dims: bool = False
     precondition_1d: bool = False
@@ -84,19 +83,16 @@ class Eigenbasis(Frame):
             raise ValueError(f"Eigenbasis(period={self.period}): steps between two refreshes, at least 1")
         if self.max_precond_dim < 0:
             raise ValueError(f"Eigenbasis(max_precond_dim={self.max_precond_dim}): a size, or 0 for no basis at all")
-        for name in ("shampoo_beta", "tolerance"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"Eigenbasis({name}={getattr(self, name)}): a number from 0 to less than 1")
-
-    def hyper(self) -> dict[str, Any]:
-        return {"shampoo_beta": self.shampoo_beta}
-
-    reads: ClassVar[tuple[str, ...]] = ("shampoo_beta",)
+        if not self.shampoo_beta < 1:
+            raise ValueError(
+                f"Eigenbasis(shampoo_beta={self.shampoo_beta}): less than 1, or -1 for that of the squares"
+            )
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"Eigenbasis(tolerance={self.tolerance}): a number from 0 to less than 1")
 
     def told(self, hyper: Mapping[str, Any]) -> Eigenbasis:
-        beta = float(hyper.get("shampoo_beta", self.shampoo_beta))
-        beta = float(hyper["betas"][1]) if beta < 0 and "betas" in hyper else beta
-        return self if beta == self.shampoo_beta else self.replace(shampoo_beta=beta)
+        follows = self.shampoo_beta < 0 and "betas" in hyper
+        return self.replace(shampoo_beta=float(hyper["betas"][1])) if follows else self
 
     @property
     def delay(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import metrize
-from metrize.lab.config import RunConfig
+from metrize.lab.config import FolderError, RunConfig
 from metrize.lab.data import Data
 from metrize.lab.durable import write_text
 from metrize.lab.engine import Engine
@@ -117,6 +117,11 @@ class Run:
             self.step, self.seconds = saved["step"], saved["seconds"]
             self.optimizer_seconds = saved["optimizer_seconds"]
         records = [record for record in read_records(metrics) if record.step <= self.step] if saved else []
+        if saved and not any(isinstance(record, Stepped) and record.step == self.step for record in records):
+            raise FolderError(
+                f"{metrics} has lost records of the {self.step} steps that the checkpoint has done; put the file back, "
+                "or start the run again in another folder"
+            )
         if self.engine.leads:
             self.config.save(self.folder)
         self.journal = Journal(metrics if self.engine.leads else None, records)
@@ -197,6 +202,7 @@ class Run:
     def _summary(self, conclusion: Conclusion) -> Summary:
         evaluations, checks = self.journal.of(Evaluated), self.journal.of(SpaceChecked)
         last = None if self.diverged else evaluations[-1]
+        based, tensors = self.optimizer.coverage() or (None, None)
         state_bytes, parameters = int(self.engine.sum(metrize.state_bytes(self.optimizer))), _count(self.model)
         return Summary(
             label=self.config.label,
@@ -213,6 +219,8 @@ class Run:
             space_error=checks[-1].error if checks and last else None,
             skipped_steps=self.optimizer.param_groups[0]["skipped_steps"] or None,
             diverged=self.diverged,
+            with_basis=based,
+            with_basis_of=tensors,
             **self._times(),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from metrize.linalg.eigenbasis import eigh, highest_precision
@@ -10,8 +11,8 @@ from metrize.linalg.eigenbasis import eigh, highest_precision
 def inverse_power(matrix: Tensor, exponent: float, eps: float) -> Tensor:
     """``(A + eps I)^-e`` for a positive semidefinite A ``[d, d]``.
 
-    Rounding may leave an eigenvalue of ``A + eps I`` below eps, or below zero; all are shifted then, so that the least
-    one is eps again.
+    An eigenvalue below ``d u max(A)``, with u the unit of rounding, is nothing but rounding of the others: it may be of
+    any sign, and its negative power would be the largest of all. Such ones count as much as that bound.
 
     Args:
         matrix: A.
@@ -25,6 +26,6 @@ def inverse_power(matrix: Tensor, exponent: float, eps: float) -> Tensor:
     shifted.diagonal().add_(eps)
     with highest_precision():
         values, vectors = eigh(shifted)
-        if values[0] < eps:
-            values = values - values[0] + eps  # in this order: eps may vanish beside what rounding left
+        noise = len(values) * torch.finfo(values.dtype).eps * values[-1:].clamp(min=0)
+        values = torch.maximum(values, noise.clamp(min=eps))
         return vectors * values.pow(-exponent) @ vectors.mT

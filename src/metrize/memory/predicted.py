@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
+from metrize.spaces import SpaceError
 from metrize.step.assembly import executor_of
 from metrize.step.assignment import assign
 from metrize.step.group import trains
@@ -90,7 +91,15 @@ def predict(
 def built(target: Target, recipe: Build, dtype: torch.dtype) -> Optimizer:
     """The optimizer of a target, whose parameters may be mere shapes."""
     params: Any = target if isinstance(target, nn.Module) else _placeholders(target, dtype)
-    return Optimizer(params, recipe) if isinstance(recipe, Recipe) else recipe(params)
+    if isinstance(recipe, Recipe):
+        return Optimizer(params, recipe)
+    try:
+        return recipe(params)
+    except SpaceError:  # a method that has to know which tensors are matrices
+        divide = getattr(recipe, "divide_shapes", None)
+        if divide is None or isinstance(target, nn.Module):
+            raise
+        return recipe(divide(params))
 
 
 def _placeholders(shapes: Mapping[str, Sequence[int]] | Iterable[Sequence[int]], dtype: torch.dtype) -> list[Any]:

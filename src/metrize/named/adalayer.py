@@ -124,6 +124,6 @@ def _blocks_of(role: Role, rows: bool) -> Blocks:
     return Blocks()
 
 
-def _by_shape(parameter: Tensor) -> Role:
+def _by_shape(parameter: Tensor, among: list[Tensor]) -> Role:
     """What a parameter is taken for that comes without its module; complex numbers count as pairs."""
     return Role("hidden") if as_real(parameter).ndim > 1 else Role("gain")

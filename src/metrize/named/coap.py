@@ -34,7 +34,7 @@ class COAP(Optimizer):
         ratio: see `rank`.
         conv_ratio: a convolution keeps ``d / sqrt(conv_ratio)`` of d channels; None: all of them.
         period: steps between two changes of the basis.
-        reproject: the basis is computed anew at every so manieth change.
+        reproject: recompute the basis from scratch at every `reproject`-th change.
         scale: factor on the step of projected parameters.
         inner: ``"adam"``; ``"8bit"``: Adam with averages in 8 bits; or ``"adafactor"``: factored squares,
             ``b2_t = 1 - t^-0.8``, clipped, and decay before the step; only the first of `betas` counts.

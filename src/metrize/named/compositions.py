@@ -123,7 +123,7 @@ class SOAP8bit(SOAP):
     @staticmethod
     def recipe(
         space: Space | None = None,
-        frame: frames.Eigenbasis = frames.Eigenbasis(),
+        frame: frames.Eigenbasis = frames.Eigenbasis(shampoo_beta=-1),
         moments: Moments = Quantized(squares="linear"),
         *rest: Any,
     ) -> Recipe:
@@ -145,7 +145,7 @@ class COAPMuon(Muon):
         rank: of every matrix; None: its shorter side divided by `ratio`.
         ratio: see `rank`.
         period: steps between two changes of the basis.
-        reproject: the basis is computed anew at every so manieth change.
+        reproject: recompute the basis from scratch at every `reproject`-th change.
         options: other arguments of `Muon`.
 
     Raises:

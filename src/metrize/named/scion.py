@@ -16,7 +16,6 @@ from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role
 from metrize.roles.sandbox import Example
-from metrize.step.assignment import as_real
 
 
 class Scion(Optimizer):
@@ -93,9 +92,9 @@ def _norm_of(role: Role, accuracy: str) -> Norm:
     return norm.replace(**{key: value for key, value in known.items() if hasattr(norm, key)})
 
 
-def _by_shape(parameter: Tensor) -> Role:
+def _by_shape(parameter: Tensor, among: list[Tensor]) -> Role:
     """What Scion takes a parameter for that comes without its module; complex numbers count as pairs."""
-    dimensions = as_real(parameter).ndim
-    if dimensions < 2 or not parameter.numel():
+    dimensions = parameter.ndim
+    if dimensions < 2 or parameter.is_complex() or not parameter.numel():
         return Role("bias")
     return Role("hidden") if dimensions == 2 else Role("conv", Layout(unfold=True))

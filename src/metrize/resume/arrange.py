@@ -83,7 +83,10 @@ def _group(saved: SavedGroup, own: dict[str, Any], defaults: dict[str, Any]) -> 
     known = {*defaults, *parse_recipe(own["recipe"]).hyper()}
     told = ("recipe", "spaces", "shapes", "param_names")
     ours = {key: own[key] for key in known if key in own} | saved.numbers
-    return {**ours, **{key: own[key] for key in told if key in own}, "format": FORMAT}
+    if "param_names" not in own and saved.names is not None:
+        ours["param_names"] = list(saved.names)  # names are better than none
+    made = {**ours, **{key: own[key] for key in told if key in own}, "format": FORMAT}
+    return {key: made[key] for key in own if key in made} | made  # in one order, which files follow
 
 
 def _by_place(saved: list[SavedGroup], groups: list[dict[str, Any]]) -> list[tuple[int, list[Place]]]:

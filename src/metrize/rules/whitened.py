@@ -16,7 +16,7 @@ from metrize.rules.base import Metric, Pass, Rule, number
 
 
 @dataclasses.dataclass(frozen=True)
-class Whitening(Rule):
+class Whitening(Rule, abstract=True):
     """What rules share that begin with ``U = g / sqrt(v)``, ``U <- U / max(1, RMS(U) / clip)``."""
 
     def in_norm(self) -> Norm:
@@ -84,9 +84,6 @@ class Whitening(Rule):
     def _check_clip(self, hyper: dict[str, Any]) -> None:
         if hyper["clip"] is not None and not number(hyper["clip"]) > 0:
             raise ValueError(f"clip={hyper['clip']}: a number above 0, or None")
-
-
-del Whitening.known["Whitening"]  # what rules share is no rule
 
 
 @dataclasses.dataclass(frozen=True)

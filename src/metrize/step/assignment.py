@@ -15,6 +15,7 @@ from metrize.decay import Convention
 from metrize.moments import Moments, Slot
 from metrize.part import Spec, offers
 from metrize.recipe import Recipe, parse_recipe
+from metrize.rounding import Compensated, Rounding
 from metrize.rules import Kernel, Metric, Rule
 from metrize.rules.base import Pass
 from metrize.spaces import Space, SpaceError
@@ -59,6 +60,12 @@ class Assignment:
     def dtype(self) -> torch.dtype:
         """Of the arithmetic."""
         return compute_dtype(self.stored)
+
+    @functools.cached_property
+    def rounding(self) -> Rounding:
+        """How a 16-bit parameter takes in a step: nothing may be lost where the first ones are below its last digit."""
+        lost = self.recipe.rounding.exact and self.recipe.step_size.starts_small and self.space.flat
+        return Compensated() if lost and self.stored == torch.bfloat16 else self.recipe.rounding
 
     @functools.cached_property
     def numel(self) -> int:
@@ -132,7 +139,7 @@ class Assignment:
         declared = {
             "optimizer": {"step": ((), torch.float32)}
             | ({"master": (tuple(shape), self.dtype)} if self.master else {}),
-            "rounding": recipe.rounding.state_spec(shape, self.stored) if space.flat else {},
+            "rounding": self.rounding.state_spec(shape, self.stored) if space.flat else {},
             "space": space.state_spec(shape, self.stored),
             "frame": self._frame_spec(),
             "moments": averages,
@@ -181,6 +188,11 @@ class Assignment:
     def seeds(self) -> tuple[str, ...]:
         """Keys of `spec` that are seeds, so that what they lead to depends on the place of every entry."""
         return tuple(key for key in self.spec if key.rpartition(".")[2] == "seed")
+
+    @functools.cached_property
+    def projected(self) -> bool:
+        """Whether the frame or a storage works in fewer or other coordinates than those of the tensor."""
+        return bool(self.declared["frame"]) or any(storage.projects for storage in self.storages.values())
 
     @functools.cached_property
     def passes(self) -> tuple[Pass, ...]:

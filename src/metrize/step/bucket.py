@@ -110,7 +110,7 @@ class Bucket:
 
     def show(self) -> None:
         """Let the groups tell what their step size has found, for those who log it."""
-        shown = {key: self.numbers[key] for key in self.recipe.step_size.shown()}
+        shown = {key: self.numbers[key] for key in self.recipe.step_size.shown() if key in self.numbers}
         if shown:
             for group, _ in self.places:
                 group.update(shown)

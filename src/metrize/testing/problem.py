@@ -25,9 +25,11 @@ Make = Callable[..., Optimizer]
 """From parameters, ``lr`` and ``weight_decay`` to an optimizer."""
 
 
-def legal(recipe: Recipe, shape: torch.Size = SHAPE) -> bool:
-    """Whether a recipe has a meaning for a tensor of this shape."""
+def legal(recipe: Recipe, shape: torch.Size = SHAPE, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether a recipe has a meaning for a tensor of this shape and dtype."""
     try:
+        if dtype.is_complex:
+            recipe.check_complex(dtype)
         recipe.check(recipe.space or Vector(), shape)
     except SpaceError:
         return False

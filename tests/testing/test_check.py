@@ -214,3 +214,16 @@ def test_text_and_classes_are_understood():
 def test_all_shapes_refused_is_told():
     with pytest.raises(AssertionError, match=r"all of the shapes .* are refused"):
         check(Recipe(frame=frames.Eigenbasis(), space=metrize.Stiefel()), shapes=[(3,)])
+
+
+def test_a_class_that_cannot_be_imported_is_checked_but_for_its_pickle():
+    @dataclasses.dataclass(frozen=True)
+    class Local(Planted):
+        pass
+
+    check(Local())
+    check(type("Made", (Planned,), {"__init__": _plain}))
+
+
+def _plain(self, params, lr=1e-3, **options):
+    metrize.Optimizer.__init__(self, params, Recipe(rule=rules.Gradient()), lr=lr, **options)

@@ -23,7 +23,7 @@ SMALL, LARGE = (8, 4), (700, 400)
 
 
 @dataclasses.dataclass(frozen=True)
-class Masked(Around):
+class SignMasked(Around):
     """Those entries of the direction alone whose sign is that of the gradient."""
 
     by_entry: ClassVar[bool] = True
@@ -33,7 +33,7 @@ class Masked(Around):
 
 
 @dataclasses.dataclass(frozen=True)
-class Limited(Around):
+class RMSLimited(Around):
     """A direction whose root mean square is at most `limit`, of the group."""
 
     def hyper(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class Limited(Around):
 
 
 @dataclasses.dataclass(frozen=True)
-class Clamped(Around):
+class GradientClamped(Around):
     """No entry of the gradient is larger than `most`."""
 
     most: float = 0.3
@@ -56,7 +56,7 @@ class Clamped(Around):
 
 
 @dataclasses.dataclass(frozen=True)
-class Filtered(Around):
+class SlowFiltered(Around):
     """The rule sees the gradient and its slow average."""
 
     by_entry: ClassVar[bool] = True
@@ -71,12 +71,12 @@ class Filtered(Around):
 
 
 @dataclasses.dataclass(frozen=True)
-class Unchanged(Around):
+class AroundNothing(Around):
     """Nothing is changed."""
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedByNorm(Masked):
+class NormMasked(SignMasked):
     """Inherits that it works by entry, and does not."""
 
     def transform(self, direction, coords, averages, hyper, metric):
@@ -108,7 +108,7 @@ def limited(direction: Tensor, g: Tensor) -> Tensor:
 
 
 INNER = {rules.Adam(): adam_direction, rules.Lion(): lion_direction}
-OUTER = {Masked: masked, Limited: limited}
+OUTER = {SignMasked: masked, RMSLimited: limited}
 
 
 @pytest.mark.parametrize("shape", [SMALL, LARGE], ids=str)
@@ -124,13 +124,13 @@ def test_a_transform_acts_on_the_direction(inner, outer, shape):
         direction = OUTER[outer](INNER[inner](state, p.grad, t), p.grad)
         expected = (1 - 0.01 * 0.1) * expected - 0.01 * direction
         torch.testing.assert_close(p.detach(), expected, rtol=1e-11, atol=1e-12)
-    assert type(optimizer.buckets[0]) is (Piecewise if outer is Masked else Stacked)
+    assert type(optimizer.buckets[0]) is (Piecewise if outer is SignMasked else Stacked)
 
 
 @pytest.mark.parametrize("shape", [SMALL, LARGE], ids=str)
 def test_what_is_prepared_is_what_the_rule_sees(shape):
     ends = []
-    for rule, seen in ((Clamped(rule=rules.Lion()), lambda g: g), (rules.Lion(), lambda g: g.clamp(-0.3, 0.3))):
+    for rule, seen in ((GradientClamped(rule=rules.Lion()), lambda g: g), (rules.Lion(), lambda g: g.clamp(-0.3, 0.3))):
         p = nn.Parameter(draw(99, shape))
         optimizer = metrize.Optimizer([p], rule, lr=0.01)
         for t in range(3):
@@ -144,7 +144,7 @@ def test_what_is_prepared_is_what_the_rule_sees(shape):
 def test_around_nothing_every_rule_takes_its_own_steps(rule):
     """By the same executor, from the same state."""
     ends, kinds, states = [], [], []
-    for each in (rule, Unchanged(rule=rule)):
+    for each in (rule, AroundNothing(rule=rule)):
         p = nn.Parameter(draw(99, SMALL).float())
         optimizer = metrize.Optimizer([p], Recipe(rule=each), lr=0.01, weight_decay=0.1)
         for t in range(3):
@@ -165,29 +165,29 @@ def test_the_kernel_of_the_rule_inside_is_used_only_where_nothing_is_changed():
         optimizer.init_state()
         return type(optimizer.buckets[0])
 
-    assert executor(Unchanged()) is Fused
-    assert executor(Masked()) is Piecewise
-    assert executor(Filtered()) is Piecewise
+    assert executor(AroundNothing()) is Fused
+    assert executor(SignMasked()) is Piecewise
+    assert executor(SlowFiltered()) is Piecewise
 
 
 def test_a_subclass_that_overrides_the_transform_speaks_for_itself():
-    numbers = Masked().hyper()
-    assert Masked().elementwise(numbers)
-    assert Masked().passes(numbers)
-    assert not MaskedByNorm().elementwise(numbers)
-    assert not MaskedByNorm().passes(numbers)
-    assert not Masked(rule=rules.Adam("scalar")).elementwise(numbers)
+    numbers = SignMasked().hyper()
+    assert SignMasked().elementwise(numbers)
+    assert SignMasked().passes(numbers)
+    assert not NormMasked().elementwise(numbers)
+    assert not NormMasked().passes(numbers)
+    assert not SignMasked(rule=rules.Adam("scalar")).elementwise(numbers)
 
 
 PARTS = [
-    *(cls(rule=rule) for cls in (Masked, Limited) for rule in (rules.Adam(), rules.Whitened(), rules.Lion())),
-    Filtered(),
-    MaskedByNorm(),
-    Clamped(rule=rules.Momentum()),
-    Masked(rule=Limited(rule=Clamped())),
-    Filtered(rule=rules.HFac()),
+    *(cls(rule=rule) for cls in (SignMasked, RMSLimited) for rule in (rules.Adam(), rules.Whitened(), rules.Lion())),
+    SlowFiltered(),
+    NormMasked(),
+    GradientClamped(rule=rules.Momentum()),
+    SignMasked(rule=RMSLimited(rule=GradientClamped())),
+    SlowFiltered(rule=rules.HFac()),
 ]
-MORE = [cls(rule=rule) for cls in (Masked, Limited, Filtered, Clamped) for rule in RULES]
+MORE = [cls(rule=rule) for cls in (SignMasked, RMSLimited, SlowFiltered, GradientClamped) for rule in RULES]
 
 
 @pytest.mark.parametrize("rule", PARTS, ids=str)
@@ -203,7 +203,7 @@ def test_around_every_rule_it_keeps_them(rule):
 
 def test_natural_decay_reaches_the_rule_inside():
     ends = []
-    for rule in (rules.FAdam(), Unchanged(rule=rules.FAdam())):
+    for rule in (rules.FAdam(), AroundNothing(rule=rules.FAdam())):
         p = nn.Parameter(draw(99, SMALL))
         optimizer = metrize.Optimizer([p], Recipe(rule=rule, decay="natural"), lr=0.01, weight_decay=0.5)
         p.grad = draw(0, SMALL)
@@ -211,31 +211,31 @@ def test_natural_decay_reaches_the_rule_inside():
         ends.append(p.detach())
     assert torch.equal(*ends)
     with pytest.raises(ValueError, match="which has no natural gradient"):
-        metrize.Optimizer([nn.Parameter(torch.ones(2))], Recipe(rule=Unchanged(), decay="natural"))
+        metrize.Optimizer([nn.Parameter(torch.ones(2))], Recipe(rule=AroundNothing(), decay="natural"))
 
 
 def test_a_norm_of_the_group_reaches_the_rule_inside():
     p = nn.Parameter(torch.ones(4, 3))
     group = {"params": [p], "norm": norms.RowNorm()}
-    optimizer = metrize.Optimizer([group], Masked(rule=rules.Lion()))
-    assert optimizer.recipes() == [Recipe(rule=Masked(rule=rules.Lion(norms.RowNorm())))]
+    optimizer = metrize.Optimizer([group], SignMasked(rule=rules.Lion()))
+    assert optimizer.recipes() == [Recipe(rule=SignMasked(rule=rules.Lion(norms.RowNorm())))]
     with pytest.raises(TypeError, match="has its own"):
-        metrize.Optimizer([{"params": [p], "norm": norms.RowNorm()}], Masked())
+        metrize.Optimizer([{"params": [p], "norm": norms.RowNorm()}], SignMasked())
 
 
 def test_a_rule_for_vector_spaces_stays_one():
-    assert Masked(rule=rules.Shampoo()).flat_only
-    assert not Masked().flat_only
-    assert Masked(rule=rules.Whitened(floor="clamped")).optional == ("clip", "eps")
+    assert SignMasked(rule=rules.Shampoo()).flat_only
+    assert not SignMasked().flat_only
+    assert SignMasked(rule=rules.Whitened(floor="clamped")).optional == ("clip", "eps")
     with pytest.raises(metrize.SpaceError, match="vector space"):
-        Recipe(rule=Masked(rule=rules.Shampoo())).check(metrize.Stiefel(), torch.Size(SMALL))
+        Recipe(rule=SignMasked(rule=rules.Shampoo())).check(metrize.Stiefel(), torch.Size(SMALL))
 
 
 def test_a_run_does_not_go_on_with_another_rule_inside():
     p = nn.Parameter(torch.ones(4, 3))
 
     def build(rule):
-        return metrize.Optimizer([("w", p)], Masked(rule=rule))
+        return metrize.Optimizer([("w", p)], SignMasked(rule=rule))
 
     optimizer = build(rules.Whitened())
     p.grad = torch.ones(4, 3)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from sentences import RULES
+from sentences import OPTIONS, RULES
 from torch import Tensor, nn
 
 import metrize
@@ -157,6 +157,38 @@ def test_around_nothing_every_rule_takes_its_own_steps(rule):
     assert states[0] == states[1]
     whole = kinds == [Piecewise, Stacked]  # which is allowed: nothing says that it works by entry
     assert whole or kinds[0] is kinds[1]
+
+
+def test_every_hook_of_a_rule_is_forwarded():
+    """So that a hook that rules are given later is forwarded too."""
+    hooks = {name for name in vars(rules.Rule) if not name.startswith("_")} - {"contracts", "known"}
+    assert hooks <= set(vars(Around))
+
+
+@pytest.mark.parametrize("rule", [*RULES, *OPTIONS["rule"]], ids=str)
+def test_hooks_answer_as_those_of_the_rule_inside(rule):
+    outer, hyper, shape = AroundNothing(rule=rule), rule.hyper(), torch.Size(SMALL)
+    step = torch.tensor([3.0], dtype=torch.float64)
+
+    def answers(each: rules.Rule) -> list[Any]:
+        return [
+            each.hyper(),
+            each.variant(hyper),
+            each.averages(hyper),
+            each.averages_of(shape, hyper),
+            each.averages_of(shape[:1], hyper),
+            each.small_spec(shape, (), torch.float32, hyper),
+            each.revisits(hyper),
+            each.gain(step, hyper),
+            each.in_norm(),
+            each.norm_of_steps,
+            each.flat_only,
+            each.optional,
+            each.has_prior,
+            each.kernel("decoupled", hyper) is None,
+        ]
+
+    assert answers(outer) == answers(rule)
 
 
 def test_the_kernel_of_the_rule_inside_is_used_only_where_nothing_is_changed():

@@ -107,6 +107,11 @@ class Around(Rule, abstract=True):
         """Those of the rule inside."""
         return self.rule.optional
 
+    @property
+    def norm_of_steps(self) -> Norm | None:
+        """That of the rule inside; for a `transform` that leaves its ball, a subclass says None."""
+        return self.rule.norm_of_steps
+
     def in_norm(self) -> Norm:
         return self.rule.in_norm()
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
-import io
 import itertools
-import math
-import pickle
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import metrize
 from metrize import (
     Blocks,
     Cover,
@@ -51,9 +46,9 @@ from metrize.norms import Norm
 from metrize.part import Part
 from metrize.rules import Rule
 from metrize.step_sizes import StepSize
+from metrize.testing.problem import SHAPE, Run, goes_on, keeps_its_word, legal, point, trained, went_downhill
 
-SHAPE = torch.Size((8, 4))
-"""Of which every space has a point."""
+__all__ = ["SHAPE", "legal", "point"]  # which are those of every problem
 
 SPACES: tuple[Space, ...] = (
     Vector(),
@@ -183,58 +178,12 @@ def sample(count: int, seed: int, fits: bool | None = None) -> list[Recipe]:
     return found
 
 
-def legal(recipe: Recipe, shape: torch.Size = SHAPE, dtype: torch.dtype = torch.float32) -> bool:
-    try:
-        if dtype.is_complex:
-            recipe.check_complex(dtype)
-        recipe.check(recipe.space or Vector(), shape)
-    except metrize.SpaceError:
-        return False
-    return True
+class OnSubspaces(Run):
+    """A run whose loss knows of subspaces what counts there, with a hundred times the rate for Prodigy."""
 
-
-def point(recipe: Recipe, seed: int, shape: torch.Size = SHAPE, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A random point of the recipe's space."""
-    return (recipe.space or Vector()).random_(torch.empty(shape, dtype=dtype), torch.Generator().manual_seed(seed))
-
-
-@dataclasses.dataclass
-class Run:
-    """A sentence at work on a quadratic problem, or on the same one of subspaces where these are all that counts.
-
-    Args:
-        recipe: the sentence.
-        lr: learning rate; a hundred times that for Prodigy, which finds the rest.
-    """
-
-    recipe: Recipe
-    lr: float = 0.01
-
-    def __post_init__(self) -> None:
-        self.p = nn.Parameter(point(self.recipe, seed=1))
-        self.goal = point(self.recipe, seed=2)
-        self.losses: list[float] = []
-        self.optimizer = self.build([("w", self.p)])
-
-    def build(self, params: Any) -> metrize.Optimizer:
-        lr = self.lr * (100 if isinstance(self.recipe.step_size, step_sizes.Prodigy) else 1)
-        idle = self.recipe.space is not None and self.recipe.space.compact
-        return metrize.Optimizer(params, self.recipe, lr=lr, weight_decay=0.0 if idle else 0.01)
-
-    def step(self, steps: int = 1) -> Run:
-        for _ in range(steps):
-            self.optimizer.zero_grad()
-            loss = self.loss()
-            self.losses.append(loss.item())
-            if not math.isfinite(loss.item()):  # of a rate that is too long for this sentence
-                break
-            loss.backward()
-            self.optimizer.step()
-        return self
-
-    def loss(self) -> Tensor:
-        difference = self.seen(self.p) - self.seen(self.goal)
-        return (torch.linspace(1, 2, len(difference)).unsqueeze(1) * difference.square()).sum()
+    @property
+    def rate(self) -> float:
+        return self.lr * (100 if isinstance(self.recipe.step_size, step_sizes.Prodigy) else 1)  # it finds the rest
 
     def seen(self, p: Tensor) -> Tensor:
         """What the loss knows of a point: all of it, or the projector on its span."""
@@ -244,32 +193,6 @@ class Run:
             return p @ _j(p.shape[1]).mT @ p.mT @ _j(p.shape[0])
         return p
 
-    def descends(self) -> bool:
-        # some steps are as random as a projection
-        return math.isfinite(self.losses[-1]) and min(self.losses[-3:]) < self.losses[0]
-
-    def deepcopied(self) -> Run:
-        return copy.deepcopy(self)
-
-    def pickled(self) -> Run:
-        return pickle.loads(pickle.dumps(self))
-
-    def resumed(self) -> Run:
-        """A fresh run that starts from this one's checkpoint, by the safe loader."""
-        file = io.BytesIO()
-        torch.save({"weights": self.p.detach(), "optimizer": self.optimizer.state_dict()}, file)
-        file.seek(0)
-        saved, fresh = torch.load(file, weights_only=True), Run(self.recipe, self.lr)
-        with torch.no_grad():
-            fresh.p.copy_(saved["weights"])
-        fresh.optimizer.load_state_dict(saved["optimizer"])
-        return fresh
-
-    def bits(self) -> dict[str, bytes]:
-        """Weights and state."""
-        kept = {"weights": self.p.detach(), **self.optimizer.state[self.p]}
-        return {key: value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for key, value in kept.items()}
-
 
 def _j(size: int) -> Tensor:
     """``[[0, I], [-I, 0]]``."""
@@ -277,25 +200,13 @@ def _j(size: int) -> Tensor:
     return upper - upper.mT
 
 
-def trained(recipe: Recipe, steps: int = 8) -> Run:
-    """A run that goes downhill, if a learning rate of the grid does."""
-    for lr in (1e-2, 1e-3, 1e-4):
-        run = Run(recipe, lr).step(steps)
-        if run.descends():
-            break
-    return run
-
-
 def check_sentence(recipe: Recipe, save_at: int = 3, steps: int = 8) -> None:
     """All that a legal sentence promises."""
-    run = trained(recipe, steps)
-    assert run.descends(), f"{recipe} goes from {run.losses[0]} to {run.losses[-1]}"
-    space = recipe.space or Vector()
-    assert float(space.error_of(run.p)) < 1e-3
-    assert metrize.predict({"w": SHAPE}, recipe).state == metrize.state_bytes(run.optimizer)
-    half = Run(recipe, run.lr).step(save_at)
-    copies: tuple[Callable[[], Run], ...] = (half.deepcopied, half.pickled, half.resumed)
-    for way in copies:
-        other = way().step(steps - save_at).bits()
-        differing = [key for key, value in run.bits().items() if other[key] != value]
-        assert not differing, f"{recipe}, {way.__name__} after {save_at} steps: {differing} differ"
+
+    def begin(lr: float) -> OnSubspaces:
+        return OnSubspaces(recipe, lr)
+
+    run = trained(begin, steps)
+    went_downhill(run)
+    keeps_its_word(run)
+    goes_on(begin, run, save_at)

@@ -17,43 +17,12 @@ from metrize import Recipe, step_sizes
 from metrize.moments import Dense, Quantized
 from metrize.moments.base import Moments
 from metrize.rules import Rule
-from metrize.step import assembly, piecewise
-from metrize.step.bucket import Bucket
+from metrize.step import assembly
 from metrize.step.stacked import Stacked
-from metrize.step.windows import ShardSpan
+from metrize.testing.agreement import draw, executors, run, run_part
 
-SHAPE = (16, 12)
-PIECE = 48  # numbers, so that a tensor of SHAPE goes through a step in four pieces
+SHAPE = (16, 12)  # which goes through a step in four pieces
 LAYOUTS = ("contiguous", "transposed", "strided", "channels_last")
-
-
-def executors(recipe: Recipe, p: Tensor) -> list[type[Bucket]]:
-    """Those that accept, asked through the one list that the library asks."""
-    optimizer = metrize.Optimizer([p], recipe)
-    assignment = assembly.assign(optimizer.param_groups[0], 0)
-    return [executor for executor in assembly.EXECUTORS if executor.accepts(assignment)]
-
-
-def run(recipe: Recipe, p: Tensor, executor: type[Bucket] | None = None, steps: int = 3, **options: Any) -> Tensor:
-    """A few steps, by one executor if it is named."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(piecewise, "piece_size", lambda device, numel: PIECE)
-        if executor is not None:
-            patch.setattr(assembly, "EXECUTORS", (executor,))
-        optimizer = metrize.Optimizer([p], recipe, lr=0.05, weight_decay=0.3, **options)
-        for step in range(steps):
-            p.grad = like(p, draw(step, p.shape).to(p.dtype))
-            optimizer.step()
-        assert executor is None or type(optimizer.buckets[0]) is executor
-    return p.detach().clone()
-
-
-def draw(seed: int, shape: Any) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def like(p: Tensor, values: Tensor) -> Tensor:
-    return torch.empty_like(p).copy_(values)
 
 
 def parameter(layout: str = "contiguous", dtype: torch.dtype = torch.float64) -> nn.Parameter:
@@ -156,23 +125,11 @@ def test_a_part_of_a_tensor_takes_the_step_of_the_whole(rule: Rule) -> None:
         recipe = Recipe(rule=rule, decay=decay, moments=moments)
         if not legal(recipe, torch.Size(SHAPE)):
             continue
-        whole, part = parameter(), nn.Parameter(parameter().detach()[5:11].clone())
-        optimizer = metrize.Optimizer([whole], recipe)
+        optimizer = metrize.Optimizer([parameter()], recipe)
         if not assembly.assign(optimizer.param_groups[0], 0).elementwise:
             continue
-        expected = run(recipe, whole, steps=2)[5:11]
-        close(_run_part(recipe, part), expected, 1e-9 if moments == Dense() else 1e-3)
-
-
-def _run_part(recipe: Recipe, part: nn.Parameter) -> Tensor:
-    span = ShardSpan(5 * SHAPE[1], SHAPE[0] * SHAPE[1])
-    optimizer = metrize.Optimizer([part], recipe, lr=0.05, weight_decay=0.3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrize.step.exchange.Exchange, "span", lambda self, p: span)
-        for step in range(2):
-            part.grad = draw(step, SHAPE)[5:11].clone()
-            optimizer.step()
-    return part.detach()
+        expected = run(recipe, parameter(), steps=2)[5:11]
+        close(run_part(recipe, parameter(), slice(5, 11)), expected, 1e-9 if moments == Dense() else 1e-3)
 
 
 def test_a_kernel_that_cannot_do_a_decay_is_not_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,17 @@ def other_meaning(old: Recipe, new: Recipe) -> list[str]:
         if type(was) is not type(now):
             found += [] if slot == "step_size" else differences(was, now, slot)  # whose names tell what they keep
             continue
-        held = was.replace(**{name: getattr(now, name) for name in was.fixed})
-        found += differences(was, held, slot)
+        found += _fixed(was, now, slot)
+    return found
+
+
+def _fixed(old: Part, new: Part, at: str) -> list[str]:
+    """`differences` of the arguments that say what state means; of one that is a part, of its own such arguments."""
+    found = []
+    for name in old.fixed:
+        was, now = getattr(old, name), getattr(new, name)
+        if isinstance(was, Part) and type(was) is type(now):
+            found += _fixed(was, now, f"{at}.{name}")
+        else:
+            found += differences(old, old.replace(**{name: now}), at)
     return found

@@ -2,6 +2,7 @@
 
 from metrize.rules.adagrad import AdaGrad
 from metrize.rules.adam import Adam
+from metrize.rules.around import Around
 from metrize.rules.base import Kernel, Metric, Rule
 from metrize.rules.came import CAME
 from metrize.rules.clipped_average import ClippedAverage
@@ -19,6 +20,7 @@ __all__ = [
     "CAME",
     "AdaGrad",
     "Adam",
+    "Around",
     "ClippedAverage",
     "FAdam",
     "FrozenAdam",

@@ -64,7 +64,7 @@ class HFac(Rule):
         return {f"{name}.{side}": (size, dtype) for name in names for side, size in sizes.items()}
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
-        if averages.slots:
+        if "exp_avg" in averages.slots:
             return Adam().direction(coords, averages, hyper, metric)
         grad = coords.reshape(*averages.small("exp_avg.row").shape, -1)
         first, second = (self._decays(number(beta), averages.step) for beta in hyper["betas"])

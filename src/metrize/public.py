@@ -60,6 +60,7 @@ from metrize.recipe import Recipe
 from metrize.roles import Plan, PlanRow, Role, convert_lr, plan
 from metrize.rounding import Compensated, Nearest, Stochastic
 from metrize.spaces import (
+    SPD,
     Grassmann,
     Lorentz,
     Orthogonal,
@@ -90,6 +91,7 @@ __all__ = [
     "SM3",
     "SMMF",
     "SOAP",
+    "SPD",
     "AMSGrad",
     "AdaGrad",
     "Adafactor",

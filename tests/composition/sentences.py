@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from metrize import (
+    SPD,
     Blocks,
     Cover,
     Dense,
@@ -66,6 +67,8 @@ SPACES: tuple[Space, ...] = (
     SymplecticGrassmann(),
     Lorentz(),
     PoincareBall(),
+    SPD(blocks=2),
+    SPD("log-cholesky", blocks=2),
 )
 FRAMES: tuple[Frame, ...] = (
     Identity(),

@@ -3,6 +3,7 @@
 import torch
 
 from metrize import (
+    SPD,
     Grassmann,
     Lorentz,
     Orthogonal,
@@ -57,6 +58,10 @@ CASES = {
     "ball": (PoincareBall(), (4,)),
     "ball rows": (PoincareBall(curvature=-2.0), (2, 3, 2)),
     "ball columns transported": (PoincareBall(curvature=-0.5, axis=0, section="transported"), (4, 3)),
+    "spd": (SPD(), (4, 4)),
+    "spd fused": (SPD(section="sqrt", blocks=2), (6, 3)),
+    "spd second order": (SPD(retraction="second-order"), (3, 3)),
+    "spd log-cholesky": (SPD(metric="log-cholesky"), (2, 3, 3)),
     "product with a plane": (Product(Stiefel(), 5, PoincareBall()), (9, 2)),
     "vector": (Vector(), (4, 3)),
 }

@@ -22,7 +22,7 @@ from samples import (
 )
 
 import metrize
-from metrize import Grassmann, Lorentz, Orthogonal, Sphere, Stiefel, SymplecticGrassmann, SymplecticStiefel
+from metrize import SPD, Grassmann, Lorentz, Orthogonal, Sphere, Stiefel, SymplecticGrassmann, SymplecticStiefel
 from metrize.linalg.symplectic import adjoint
 from metrize.spaces.symplectic import Symplectic
 
@@ -54,7 +54,7 @@ def test_the_projection_lands_and_stays(space, shape, seed):
             assert (torch.linalg.det(matrices(piece, part)) > 0).all()
 
 
-@these(lambda space: not full(space) and not isinstance(space, Lorentz))
+@these(lambda space: not full(space) and not isinstance(space, Lorentz | SPD))
 @every_seed
 def test_the_projection_is_the_nearest_point(space, shape, seed):
     x = gaussian(shape, seed)
@@ -100,7 +100,9 @@ def test_the_retraction_follows_the_exponential(space, shape, seed, retraction):
             exact = exponential(piece, matrices(piece, part), h * matrices(piece, d))
             gaps[at, h] = (matrices(piece, end) - exact).norm().item()
     for at, (piece, _) in enumerate(pieces(space, y)):
-        if not orthonormal(piece) or (retraction == "geodesic" and not isinstance(piece, Symplectic)):
+        if isinstance(piece, SPD) and piece.retraction == "second-order":
+            assert gaps[at, 0.2] / gaps[at, 0.1] == pytest.approx(8, rel=0.1)
+        elif not orthonormal(piece) or (retraction == "geodesic" and not isinstance(piece, Symplectic)):
             assert gaps[at, 0.2] < 1e-11
         else:  # equal to second order: they part at the third
             assert gaps[at, 0.2] / gaps[at, 0.1] == pytest.approx(8, rel=0.05)

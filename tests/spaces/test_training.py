@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import metrize
 from metrize import (
+    SPD,
     Grassmann,
     Lorentz,
     Orthogonal,
@@ -41,7 +42,7 @@ def test_every_space_descends_and_stays(space, shape, retraction):
     before = (p - target).square().sum().item()
     train(space, p, lambda _, y: y - target, 60, lr=0.02)
     # where the determinant may be of the other sign, or 1.2 units are not the whole way
-    far = isinstance(space, Orthogonal) or shape == (6, 6) or "PoincareBall" in repr(space)
+    far = isinstance(space, Orthogonal) or shape == (6, 6) or "PoincareBall" in repr(space) or isinstance(space, SPD)
     assert (p - target).square().sum().item() < (0.9 if far else 0.6) * before
     assert space.error_of(p) < 1e-5
 
@@ -62,6 +63,8 @@ def test_every_space_descends_and_stays(space, shape, retraction):
         (SymplecticStiefel(form="full"), (48, 6)),
         (SymplecticGrassmann(form="full"), (6, 48)),
         (Lorentz(), (20, 17)),
+        (SPD(), (2, 6, 6)),
+        (SPD("log-cholesky"), (2, 6, 6)),
         (Lorentz(curvature=-0.3, section="transported"), (20, 5)),
         (PoincareBall(), (20, 16)),
         (PoincareBall(curvature=-2.0, axis=0), (5, 20)),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import metrize
 from metrize import (
+    SPD,
     Grassmann,
     Lorentz,
     Orthogonal,
@@ -36,6 +37,7 @@ SPACES = [
     *(Orthogonal(), Orthogonal(special=True), Orthogonal(blocks=2), Sphere(), Sphere(axis=-1), Sphere(axis=0)),
     *(SymplecticStiefel(), SymplecticStiefel(form="full"), SymplecticGrassmann(), SymplecticGrassmann(form="full")),
     *(Lorentz(), Lorentz(axis=0, section="transported"), PoincareBall(), PoincareBall(axis=0)),
+    *(SPD(), SPD(blocks=2), SPD(retraction="second-order"), SPD(section="sqrt"), SPD("log-cholesky")),
     *(Product(Stiefel(), 1), Product(Stiefel(), 1, Stiefel()), Product(Vector(), 1, Sphere(axis=-1))),
 ]
 every_space = pytest.mark.parametrize("space", SPACES, ids=str)
@@ -138,7 +140,7 @@ def test_a_weight_is_not_replaced_by_an_arbitrary_point(space: Space, wrong: str
     weight = WRONG[wrong].to(dtype, copy=True)
     if isinstance(space, SymplecticStiefel | SymplecticGrassmann):
         weight = weight.repeat(1, 2, 2)
-    elif isinstance(space, Orthogonal):
+    elif isinstance(space, Orthogonal | SPD):
         weight = weight[:, :2] if space.blocks == 1 else weight
     elif isinstance(space, Stiefel | Grassmann):
         weight = weight.mT if space.rows else weight.repeat(1, space.blocks, 1)
@@ -147,6 +149,8 @@ def test_a_weight_is_not_replaced_by_an_arbitrary_point(space: Space, wrong: str
     few = wrong not in ("zeros", "NaN", "infinite")
     if few and isinstance(space, Sphere | Product):
         pytest.skip("vectors have a direction where they are not zero")
+    if isinstance(space, SPD) and wrong in ("rank one", "an outer product"):
+        pytest.skip("its eigenvalues are raised to what rounding leaves")
     if wrong == "an outer product" and dtype == torch.bfloat16:
         pytest.skip("its rounding has full rank")
     if few and space == Orthogonal(special=True) and wrong != "one matrix of zeros":

@@ -67,6 +67,8 @@ SPACES = [
     "Lorentz()",
     "Lorentz(section='transported')",
     "PoincareBall()",
+    "SPD()",
+    "SPD(metric='log-cholesky')",
 ]
 
 
@@ -74,7 +76,7 @@ SPACES = [
 @pytest.mark.parametrize("name", ["Adam", "SGD", "SMMF"])
 def test_manifolds(space: metrize.Space, name: str) -> None:
     torch.manual_seed(0)
-    layer = nn.Linear(6, 6 if isinstance(space, metrize.Orthogonal) else 4, bias=False)
+    layer = nn.Linear(6, 6 if isinstance(space, metrize.Orthogonal | metrize.SPD) else 4, bias=False)
     metrize.constrain(layer, "weight", space)
     there = moved(layer)
     metrize.spaces.declare.remind(there)

@@ -7,6 +7,7 @@ from metrize.spaces.lorentz import Lorentz
 from metrize.spaces.orthogonal import Orthogonal
 from metrize.spaces.poincare import PoincareBall
 from metrize.spaces.product import Product
+from metrize.spaces.spd import SPD
 from metrize.spaces.sphere import Sphere
 from metrize.spaces.stiefel import Stiefel
 from metrize.spaces.symplectic_grassmann import SymplecticGrassmann
@@ -14,6 +15,7 @@ from metrize.spaces.symplectic_stiefel import SymplecticStiefel
 from metrize.spaces.vector import Vector
 
 __all__ = [
+    "SPD",
     "Grassmann",
     "Lorentz",
     "Orthogonal",

@@ -21,6 +21,7 @@ from metrize.spaces.hyperbolic import Hyperbolic
 from metrize.spaces.lorentz import Lorentz
 from metrize.spaces.orthogonal import Orthogonal
 from metrize.spaces.poincare import PoincareBall
+from metrize.spaces.spd import SPD
 from metrize.spaces.sphere import Sphere
 from metrize.spaces.stiefel import Stiefel
 from metrize.spaces.vector import Vector
@@ -102,8 +103,8 @@ def from_geoopt(model: nn.Module, name: str | None = None) -> nn.Module:
     """Make plain constrained weights of geoopt's manifold parameters.
 
     Its Stiefel manifolds become `Stiefel` (`Orthogonal` if square), its spheres `Sphere` along the last axis, its
-    `PoincareBall(c)` one of curvature -c, its `Lorentz(k)` one of curvature -1/k, and its Euclidean space no
-    constraint. Of its metrics on Stiefel only the canonical one exists here.
+    `PoincareBall(c)` one of curvature -c, its `Lorentz(k)` one of curvature -1/k, its
+    `SymmetricPositiveDefinite` `SPD`, and its Euclidean space no constraint. Of its metrics on Stiefel only the canonical one exists here.
 
     Args:
         model: a module with manifold parameters at any depth.
@@ -135,7 +136,8 @@ def to_geoopt(model: nn.Module, name: str | None = None) -> nn.Module:
     """Make geoopt's manifold parameters of constrained weights.
 
     `Stiefel` and `Orthogonal` become its canonical Stiefel manifold, `Sphere` of radius 1 along the last axis its
-    sphere, hyperbolic spaces along the last axis those of the same curvature, and `Vector` its Euclidean space.
+    sphere, hyperbolic spaces along the last axis those of the same curvature, `SPD` of
+    the affine metric its namesake, and `Vector` its Euclidean space.
 
     Args:
         model: a module with constrained weights at any depth.
@@ -193,6 +195,8 @@ def _of_manifold(geoopt: Any, parameter: Any, value: Tensor) -> Space:
         return PoincareBall(curvature=-float(manifold.c))
     if isinstance(manifold, geoopt.Lorentz):
         return Lorentz(curvature=-1 / float(manifold.k))
+    if isinstance(manifold, geoopt.SymmetricPositiveDefinite):
+        return SPD()
     if isinstance(manifold, geoopt.Euclidean):
         return Vector()
     raise SpaceError(f"on geoopt's {manifold}, which has no counterpart here; take it out of the model first")
@@ -207,6 +211,8 @@ def _manifold_of(geoopt: Any, space: Space, weight: Tensor) -> Any:
     if isinstance(space, Hyperbolic) and space.axis % weight.ndim == weight.ndim - 1:
         k = -space.curvature
         return geoopt.PoincareBall(c=k) if isinstance(space, PoincareBall) else geoopt.Lorentz(k=1 / k)
+    if isinstance(space, SPD) and space.metric == "affine" and space.blocks == 1:
+        return geoopt.SymmetricPositiveDefinite()
     if space.flat:
         return geoopt.Euclidean()
     raise SpaceError(

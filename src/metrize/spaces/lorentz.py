@@ -158,7 +158,8 @@ class _Distance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         u, v = ctx.saved_tensors
-        return grad * _away(u, v), grad * _away(v, u)
+        from_u, from_v = _away(torch.stack([u, v]), torch.stack([v, u]))
+        return grad * from_u, grad * from_v
 
 
 def _away(u: Tensor, v: Tensor) -> Tensor:

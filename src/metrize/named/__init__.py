@@ -29,7 +29,7 @@ from metrize.named.sign import Lion, SignSGD, Signum
 from metrize.named.sm3 import SM3
 from metrize.named.smmf import SMMF
 from metrize.named.soap import SOAP
-from metrize.optimizer import Optimizer
+from metrize.optim.optimizer import Optimizer
 
 __all__ = [
     "APOLLO",

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from metrize import rules
-from metrize.groups import Params, named_members
 from metrize.moments import Blocks, Dense, Moments, Split
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params, named_members
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role, infer
 from metrize.roles.role import VECTORS

@@ -14,15 +14,15 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from metrize import checkpoint, summary
 from metrize.ambient import isolated
 from metrize.arguments import SYNONYMS, arguments_of, given, known, unknown
 from metrize.decay import Decay
 from metrize.frames import Frame
-from metrize.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
 from metrize.linalg import all_usable, fault_of, held, is_sharded
-from metrize.method import SLOTS, Given, Method, Nothing, checked, groups_of, method_of, slots_of, understood
 from metrize.moments import Moments
+from metrize.optim import checkpoint, summary
+from metrize.optim.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
+from metrize.optim.method import SLOTS, Given, Method, Nothing, checked, groups_of, method_of, slots_of, understood
 from metrize.part import Part, Spec
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding

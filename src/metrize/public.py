@@ -63,7 +63,9 @@ from metrize.roles import Plan, PlanRow, Role, convert_lr, plan
 from metrize.rounding import Compensated, Nearest, Stochastic
 from metrize.spaces import (
     Grassmann,
+    Lorentz,
     Orthogonal,
+    PoincareBall,
     Product,
     Space,
     SpaceError,
@@ -116,6 +118,7 @@ __all__ = [
     "Identity",
     "InBackward",
     "Lion",
+    "Lorentz",
     "ModularNorm",
     "Muon",
     "NAdam",
@@ -126,6 +129,7 @@ __all__ = [
     "Outer",
     "Plan",
     "PlanRow",
+    "PoincareBall",
     "Prediction",
     "Prodigy",
     "Product",

@@ -20,7 +20,7 @@ from metrize.arguments import SYNONYMS, arguments_of, given, known, unknown
 from metrize.decay import Decay
 from metrize.frames import Frame
 from metrize.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
-from metrize.linalg import all_usable, fault_of, held, is_sharded
+from metrize.linalg import held, is_sharded
 from metrize.method import SLOTS, Given, Method, Nothing, checked, groups_of, method_of, slots_of, understood
 from metrize.moments import Moments
 from metrize.part import Part, Spec
@@ -33,6 +33,7 @@ from metrize.step.assignment import assign
 from metrize.step.bucket import Bucket
 from metrize.step.exchange import Exchange, reduce_statistics
 from metrize.step.group import name_of, space_of, trains
+from metrize.step.guard import Versions, fault, usable, versions
 from metrize.step_sizes import StepSize
 
 
@@ -105,6 +106,7 @@ class Optimizer(torch.optim.Optimizer):
     _exchange = Exchange()
     _signature: list[Any] | None = None
     _measures = False
+    _left: Versions = []
     _method: Method | None = None  # derived from the two below, which stay with copies
     _maker: type[Optimizer]
     _arguments: Mapping[str, Any]
@@ -356,7 +358,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _run(self) -> None:
         """One step of all parameters, phase by phase; nothing is touched before all processes agreed to take it."""
-        if not self._exchange.open(self._finite()):
+        if not self._exchange.open(usable(self.param_groups, self._left)):
             self._skip()
             return
         buckets = self._buckets or []
@@ -367,11 +369,7 @@ class Optimizer(torch.optim.Optimizer):
         for bucket in buckets:
             bucket.apply()
         self._exchange.close()
-
-    def _finite(self) -> bool:
-        """Whether the gradients that this process holds are usable, in groups that ask for it."""
-        guarded = (p.grad for group in self.param_groups if group["skip_nonfinite"] for p in group["params"])
-        return all_usable([held(g) for g in guarded if g is not None and g.layout == torch.strided])
+        self._left = versions(self.param_groups)
 
     def _skip(self) -> None:
         self.param_groups[0]["skipped_steps"] += 1
@@ -385,8 +383,8 @@ class Optimizer(torch.optim.Optimizer):
     def _first_fault(self) -> str:
         for group in self.param_groups:
             for index, p in enumerate(group["params"]):
-                if p.grad is not None and not all_usable([held(p.grad)]):
-                    return f"the gradient of {name_of(group, index)!r} {fault_of(held(p.grad))}"
+                if p.grad is not None and (found := fault(group, index, p.grad)):
+                    return found
         return "the gradient of 'a parameter of another process' is not finite"
 
     def _discover(self) -> None:

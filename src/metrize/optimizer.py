@@ -106,7 +106,7 @@ class Optimizer(torch.optim.Optimizer):
     _exchange = Exchange()
     _signature: list[Any] | None = None
     _measures = False
-    _left: Versions = []
+    _left: Versions | None = None
     _method: Method | None = None  # derived from the two below, which stay with copies
     _maker: type[Optimizer]
     _arguments: Mapping[str, Any]

@@ -6,15 +6,17 @@ import fnmatch
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from metrize import rules
+from metrize.checkpoint import read_groups
 from metrize.groups import Params, named_members
 from metrize.moments import Blocks, Dense, Moments, Split
 from metrize.optimizer import Optimizer
-from metrize.recipe import Recipe
+from metrize.recipe import Recipe, parse_recipe
+from metrize.resume import SavedGroup
 from metrize.roles import Role, infer
 from metrize.roles.role import VECTORS
 from metrize.roles.sandbox import Example
@@ -108,6 +110,39 @@ class AdamMini(Optimizer):
         numbers: dict[str, Any] = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, default, lr=lr, divide=divide, **numbers, **options)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As of any optimizer; blocks that went by names, as in the first version, go on as they are in the checkpoint.
+
+        Raises:
+            ValueError: as of any optimizer.
+        """
+        own = self.param_groups
+        self.param_groups = self._grouped_by_names(read_groups(self, state_dict)) or own
+        try:
+            super().load_state_dict(state_dict)
+        except Exception:
+            self.param_groups = own
+            raise
+
+    def _grouped_by_names(self, saved: list[SavedGroup]) -> list[dict[str, Any]] | None:
+        """The parameters in the groups of a checkpoint, where names explain what is another block there than here."""
+        place = {n: (group, i) for group in self.param_groups for i, n in enumerate(group.get("param_names", ()))}
+
+        def at(name: str) -> Recipe:
+            return parse_recipe(place[name][0]["recipe"])
+
+        def p(name: str) -> Tensor:
+            group, index = place[name]
+            return cast("Tensor", group["params"][index])
+
+        if sorted(place) != sorted(name for group in saved for name in group.names or ()):
+            return None
+        told = _Names(self._arguments.get("head_dim"), self._arguments.get("blocks") or {})
+        others = [(group.recipe, name) for group in saved for name in group.names or () if group.recipe != at(name)]
+        if not others or any(recipe != _with_blocks(at(name), told.before(name, p(name))) for recipe, name in others):
+            return None
+        return [_gathered(group, [place[name] for name in group.names]) for group in saved if group.names]
+
     @staticmethod
     def recipe(blocks: Blocks = Blocks("rows"), first_moment: Moments = Dense()) -> Recipe:
         """The five answers of this optimizer."""
@@ -131,6 +166,10 @@ class _Names:
         if blocks is None and p.ndim > 1 and not spared and "conv" not in name:
             self.unread.append(name)
         return blocks or Blocks("tensor"), spared
+
+    def before(self, name: str, p: Tensor) -> Blocks:
+        """As in the first version, to which a number was a name like any other."""
+        return Blocks("tensor") if name.isdigit() and not self.told_for(name) else self(name, p)[0]
 
     def told_for(self, name: str) -> Blocks | None:
         """What the user told."""
@@ -168,6 +207,20 @@ def _divided(params: Any, reader: Callable[[Any], Told], recipe_of: Callable[[Bl
         {"recipe": recipe, **({"weight_decay": 0.0} if spared else {}), "params": members}
         for (recipe, spared), members in parts.items()
     ]
+
+
+def _with_blocks(recipe: Recipe, blocks: Blocks) -> Recipe:
+    moments = recipe.moments
+    return recipe.replace(moments=moments.replace(square=blocks)) if isinstance(moments, Split) else recipe
+
+
+def _gathered(saved: SavedGroup, places: list[tuple[dict[str, Any], int]]) -> dict[str, Any]:
+    """A group of these members of groups, with the recipe of a saved one."""
+    members = {
+        key: [group[key][index] for group, index in places] for key in ("params", "param_names", "spaces", "shapes")
+    }
+    records = {key: tuple(members[key]) for key in ("spaces", "shapes")}
+    return {**places[0][0], **members, **records, "recipe": repr(saved.recipe)}
 
 
 def _warn_of_unread(names: list[str]) -> None:

@@ -16,7 +16,7 @@ Groups = Sequence[dict[str, Any]]
 Versions = list[tuple[int, int]]
 
 
-def usable(groups: Groups, left: Versions) -> bool:
+def usable(groups: Groups, left: Versions | None) -> bool:
     """Whether the gradients that this process holds can be squared, with what weight decay adds to them.
 
     Args:

@@ -53,15 +53,18 @@ def neutral() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def users_precision() -> Iterator[None]:
+def users_precision() -> contextlib.AbstractContextManager[None]:
     """Matrix products as the user chose, for methods that are made for little precision, such as Newton-Schulz.
 
     They stay full while other threads need that.
     """
-    if _exact != {threading.get_ident()}:
-        yield
-        return
+    if not _exact or _exact != {threading.get_ident()}:
+        return contextlib.nullcontext()  # which torch.compile knows
+    return _as_chosen()
+
+
+@contextlib.contextmanager
+def _as_chosen() -> Iterator[None]:
     _chosen[-1]()
     try:
         yield

@@ -358,7 +358,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _run(self) -> None:
         """One step of all parameters, phase by phase; nothing is touched before all processes agreed to take it."""
-        if not self._exchange.open(usable(self.param_groups, self._left)):
+        if not self._exchange.open(self._finite()):
             self._skip()
             return
         buckets = self._buckets or []
@@ -370,6 +370,10 @@ class Optimizer(torch.optim.Optimizer):
             bucket.apply()
         self._exchange.close()
         self._left = versions(self.param_groups)
+
+    def _finite(self) -> bool:
+        """Whether this process can take a step with the gradients it holds, in groups that ask."""
+        return usable(self.param_groups, self._left)
 
     def _skip(self) -> None:
         self.param_groups[0]["skipped_steps"] += 1

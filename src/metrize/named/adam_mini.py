@@ -81,6 +81,7 @@ class AdamMini(Optimizer):
 
     Raises:
         SpaceError: a parameter that is off its declared space, by name.
+        TypeError: ``head_dim`` or ``blocks`` for parameters without names.
         ValueError: a number out of range, or rows that cannot be cut into the blocks.
     """
 
@@ -106,7 +107,8 @@ class AdamMini(Optimizer):
             return self.recipe(blocks, first_moment)
 
         default = recipe(Blocks("rows"))
-        divide = functools.partial(_divided, reader=reader, recipe_of=recipe)
+        by_name = {"head_dim": head_dim, "blocks": blocks}
+        divide = functools.partial(_divided, reader=reader, recipe_of=recipe, by_name=by_name)
         numbers: dict[str, Any] = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, default, lr=lr, divide=divide, **numbers, **options)
 
@@ -192,10 +194,18 @@ class _Roles:
         return blocks or _blocks_of(role), role.kind in VECTORS
 
 
-def _divided(params: Any, reader: Callable[[Any], Told], recipe_of: Callable[[Blocks], Recipe]) -> Any:
+def _divided(
+    params: Any, reader: Callable[[Any], Told], recipe_of: Callable[[Blocks], Recipe], by_name: Mapping[str, Any]
+) -> Any:
     """Groups of equal recipe and decay, where there is a module or there are names."""
     entries = named_members(params)
     if not entries or not isinstance(entries[0], tuple):
+        for option, value in by_name.items() if entries else ():
+            if value:
+                raise TypeError(
+                    f"{option}={value!r} goes by the names of parameters, and these have none; hand over the module, "
+                    "or model.named_parameters()"
+                )
         return entries
     told: Any = reader(params)
     parts: dict[tuple[Recipe, bool], list[tuple[str, Tensor]]] = {}

@@ -116,6 +116,11 @@ RULES: tuple[Rule, ...] = (
     rules.HFac(),
     rules.Shampoo(),
     rules.Lion(),
+    rules.Cautious(),
+    rules.Mars(),
+    rules.Centralized(),
+    rules.GradientLimited(),
+    rules.UpdateLimited(),
     *map(rules.Steepest, NORMS),
 )
 STEP_SIZES: tuple[StepSize, ...] = (

@@ -103,8 +103,8 @@ def from_geoopt(model: nn.Module, name: str | None = None) -> nn.Module:
     """Make plain constrained weights of geoopt's manifold parameters.
 
     Its Stiefel manifolds become `Stiefel` (`Orthogonal` if square), its spheres `Sphere` along the last axis, its
-    `PoincareBall(c)` one of curvature -c, its `Lorentz(k)` one of curvature -1/k, its
-    `SymmetricPositiveDefinite` `SPD`, and its Euclidean space no constraint. Of its metrics on Stiefel only the canonical one exists here.
+    `PoincareBall(c)` one of curvature -c, its `Lorentz(k)` one of curvature -1/k, its `SymmetricPositiveDefinite`
+    `SPD`, and its Euclidean space no constraint. Of its metrics on Stiefel only the canonical one exists here.
 
     Args:
         model: a module with manifold parameters at any depth.

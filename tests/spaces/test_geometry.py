@@ -1,9 +1,12 @@
 """Lengths, shortest paths and vectors taken along them: what geometry promises, on every space that has it."""
 
+import math
+
 import pytest
 import torch
 from samples import CASES, gaussian, random_point
 
+import metrize
 from metrize import SpaceError
 
 SEEDS = range(5)
@@ -112,7 +115,10 @@ def test_a_distance_falls_along_the_logarithm(space, shape):
 @those_with("dist")
 def test_batches_broadcast_and_dtypes_stay(space, shape):
     points = torch.stack([random_point(space, shape, seed) for seed in range(3)])
-    if len(space.batch_shape(points.shape)) > len(space.batch_shape(torch.Size(shape))) and getattr(space, "axis", -1):
+    if (
+        len(space.batch_shape(points.shape)) > len(space.batch_shape(torch.Size(shape)))
+        and getattr(space, "axis", -1) == -1
+    ):
         for y, z, d in zip(points, points.roll(1, 0), space.dist(points, points.roll(1, 0)), strict=True):
             close(space.dist(y, z), d, 1e-12)
     for dtype in (torch.float32, torch.bfloat16):
@@ -131,3 +137,14 @@ def test_integers_and_shapes_are_refused():
     space, shape = CASES["symplectic"]
     with pytest.raises(SpaceError, match=r"SymplecticStiefel\(\) has no `log`"):
         space.log(torch.zeros(shape), torch.zeros(shape))
+
+
+def test_opposite_points_of_a_sphere_have_no_logarithm():
+    space = metrize.Sphere(axis=-1, radius=2.0)
+    y = random_point(space, (3, 4))
+    z = random_point(space, (3, 4), 1)
+    z[1] = -y[1]
+    torch.testing.assert_close(space.dist(y, z)[1].item(), 2 * math.pi)
+    for path in (lambda: space.log(y, z), lambda: space.transport(y, z, torch.zeros_like(y))):
+        with pytest.raises(SpaceError, match="opposite"):
+            path()

@@ -154,6 +154,54 @@ class Sphere(Space):
         square = (points / self.radius).square().sum(self._axes(points), keepdim=True)
         points.mul_(1.5 - 0.5 * square)
 
+    def tensors(self, points: Tensor) -> Tensor:
+        return points.movedim(self._axes(points), [d + 1 for d in self._dims(points.ndim - 1)])
+
+    def _inner_at(self, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return (u * v).sum(self._axes(y))
+
+    def _tangent_at(self, y: Tensor, v: Tensor) -> Tensor:
+        return v - y * (self._dot(y, v) / self.radius**2)
+
+    def _dist_at(self, y: Tensor, z: Tensor) -> Tensor:
+        return self.radius * self._angle(y, z).squeeze(self._axes(y))
+
+    def _exp_at(self, y: Tensor, v: Tensor) -> Tensor:
+        angle = self._norm(v) / self.radius
+        return y + v * sinc(angle) - y * (2 * torch.sin(angle / 2).square())
+
+    def _retract_at(self, y: Tensor, v: Tensor) -> Tensor:
+        if self.retraction == "geodesic":
+            return self._exp_at(y, v)
+        square = self._dot(v, v) / self.radius**2
+        return y + (v - y * (square / 2)) * (4 / (4 + square))
+
+    def _log_at(self, y: Tensor, z: Tensor) -> Tensor:
+        self._refuse_opposite(y, z)
+        angle = self._angle(y, z)
+        return self._tangent_at(y, z - y) / sinc(angle)
+
+    def _transport_at(self, y: Tensor, z: Tensor, v: Tensor) -> Tensor:
+        self._refuse_opposite(y, z)
+        both = y + z
+        return v - both * (2 * self._dot(z, v) / self._dot(both, both))
+
+    def _angle(self, y: Tensor, z: Tensor) -> Tensor:
+        return 2 * torch.atan2(self._norm(z - y), self._norm(z + y))
+
+    def _refuse_opposite(self, y: Tensor, z: Tensor) -> None:
+        near = 4 * torch.finfo(y.dtype).eps * self.radius
+        if bool((self._norm((y + z).detach()) <= near).any()):
+            raise SpaceError(
+                f"two points of {self} are opposite, so that no path between them is the shortest; move one of them"
+            )
+
+    def _dot(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x * y).sum(self._axes(y), keepdim=True)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(x, dim=self._axes(x), keepdim=True)
+
     def _turned(self, section: Reflection, coords: Tensor) -> Tensor:
         """The reflections of both signs differ by half a turn in the plane of e and y."""
         low = section.f.clone()

@@ -148,3 +148,19 @@ def test_opposite_points_of_a_sphere_have_no_logarithm():
     for path in (lambda: space.log(y, z), lambda: space.transport(y, z, torch.zeros_like(y))):
         with pytest.raises(SpaceError, match="opposite"):
             path()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_paths_have_gradients(name):
+    space, shape = CASES[name]
+    if not has(space, shape, "exp"):
+        pytest.skip("no retraction")
+    y = random_point(space, shape)
+    v = space.tangent(y, gaussian(shape, 3)) * 0.3
+
+    def end(scale):
+        return space.exp(y, scale * v).square().log1p().sum()
+
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(end, (scale,))
+    assert torch.autograd.gradcheck(lambda x: space.retract(y, x * v).square().log1p().sum(), (scale,))

@@ -18,7 +18,7 @@ def phi(x: Tensor) -> Tensor:
     Args:
         x: ``[..., k, k]`` in float32 or float64.
     """
-    norm = float(torch.linalg.matrix_norm(x, 1).max()) if x.numel() else 0.0
+    norm = float(torch.linalg.matrix_norm(x.detach(), 1).max()) if x.numel() else 0.0
     doublings = max(0, math.ceil(math.log2(norm)) + 1) if norm > 0 else 0
     small = x * 2.0**-doublings
     v = _series(small) * 2.0**-doublings

@@ -16,7 +16,8 @@ def addmm(base: Tensor, left: Tensor, right: Tensor, alpha: float = 1.0) -> Tens
         alpha: factor of the product.
     """
     product = left @ right
-    return torch.add(base, product, alpha=alpha, out=product)
+    recorded = base.requires_grad or product.requires_grad  # by autograd, which takes no `out`
+    return torch.add(base, product, alpha=alpha, out=None if recorded else product)
 
 
 def skew(x: Tensor) -> Tensor:

@@ -100,15 +100,20 @@ class Geometry:
         """See `Space.points`."""
         raise NotImplementedError
 
-    def tensors(self, points: Tensor) -> Tensor:
-        """``[B, *batch, *point]`` as ``[B, *shape]``: what `points` does, undone."""
+    def tensors(self, points: Tensor, shape: torch.Size) -> Tensor:
+        """``[B, *batch, *point]`` as ``[B, *shape]``: what `points` does, undone.
+
+        Args:
+            points: of parameters of this shape, or of a larger batch.
+            shape: of one of the parameters they were made of.
+        """
         raise NotImplementedError
 
     def _number(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         return function(*self._seen(tensors)).squeeze(0).to(_common(tensors))
 
     def _vector(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        return self.tensors(function(*self._seen(tensors))).squeeze(0).to(_common(tensors))
+        return self.tensors(function(*self._seen(tensors)), tensors[0].shape).squeeze(0).to(_common(tensors))
 
     def _seen(self, tensors: tuple[Tensor, ...]) -> list[Tensor]:
         """Seen as points, in float32 or float64, which all have then."""

@@ -60,6 +60,12 @@ class Grassmann(Orthonormal):
     def sq_norm(self, coords: Tensor) -> Tensor:
         return coords[..., coords.shape[-1] :, :].square().sum((-2, -1))
 
+    def _inner_at(self, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return (u * v).sum((-2, -1))
+
+    def _tangent_at(self, y: Tensor, v: Tensor) -> Tensor:
+        return v - y @ (y.mT @ v)
+
     def _retract(self, y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Drag]:
         assert pushed is not None  # no point is square
         assert b is not None

@@ -82,7 +82,7 @@ class Hyperbolic(Space, abstract=True):
     def points(self, stack: Tensor) -> Tensor:
         return stack.movedim(self._place(stack.ndim), -1)
 
-    def tensors(self, points: Tensor) -> Tensor:
+    def tensors(self, points: Tensor, shape: torch.Size) -> Tensor:
         return points.movedim(-1, self._place(points.ndim))
 
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:

@@ -14,7 +14,7 @@ from metrize.linalg import newton_schulz_polish, polar, skew
 from metrize.linalg.polar import rank_deficient, residual
 from metrize.part import Spec, choice
 from metrize.spaces.base import Space, SpaceError, compute_dtype
-from metrize.spaces.retractions import RETRACTIONS, Drag
+from metrize.spaces.retractions import RETRACTIONS, Drag, geodesic
 from metrize.spaces.sections import ClosedForm, Stored, dense_complement, random_complement
 from metrize.spaces.shortened import shortened, sq_reach
 
@@ -36,6 +36,7 @@ class Orthonormal(Space, abstract=True):
 
     matrices: ClassVar[bool] = True
     compact: ClassVar[bool] = True
+    lacks: ClassVar[str] = "the shortest path between two such matrices is not known in closed form"
 
     def __post_init__(self) -> None:
         choice(self, "retraction", tuple(RETRACTIONS))
@@ -158,6 +159,29 @@ class Orthonormal(Space, abstract=True):
         if "section" in state:
             section = state["section"]
             section.copy_(torch.where(far, _completing(points, section), section))
+
+    def tensors(self, points: Tensor, shape: torch.Size) -> Tensor:
+        stack = points.mT if self._wide(torch.Size(self._block(shape))) else points
+        return stack.flatten(-3, -2) if self.blocks > 1 else stack
+
+    def _tangent_at(self, y: Tensor, v: Tensor) -> Tensor:
+        inside = y.mT @ v
+        return v - y @ ((inside + inside.mT) / 2)
+
+    def _exp_at(self, y: Tensor, v: Tensor) -> Tensor:
+        a, pushed = self._parts(y, v)
+        return y + geodesic(y, pushed, a, pushed)[0]
+
+    def _retract_at(self, y: Tensor, v: Tensor) -> Tensor:
+        if self.retraction == "geodesic":
+            return self._exp_at(y, v)
+        a, pushed = self._parts(y, v)
+        return y + self._retract(y, pushed, a, pushed)[0]
+
+    def _parts(self, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A, and ``Yp B``, which stands for B as well: only ``B^T B`` is asked for."""
+        a = skew(y.mT @ v)
+        return a, None if y.shape[-2] == y.shape[-1] else v - y @ a
 
     def _retract(self, y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Drag]:
         """Increment and drag of the points, as in `metrize.spaces.retractions`."""

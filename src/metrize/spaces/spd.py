@@ -85,7 +85,7 @@ class SPD(Space):
             return stack
         return stack.view(*stack.shape[:-2], self.blocks, stack.shape[-1], stack.shape[-1])
 
-    def tensors(self, points: Tensor) -> Tensor:
+    def tensors(self, points: Tensor, shape: torch.Size) -> Tensor:
         return points if self.blocks == 1 else points.flatten(-3, -2)
 
     def section_at(self, points: Tensor, state: dict[str, Tensor]) -> Tensor:
@@ -164,7 +164,7 @@ class SPD(Space):
         points = self.points(wide.unsqueeze(0))
         v = points.tril(-1) * 0.5**0.5
         v = v + v.mT + torch.diag_embed(points.diagonal(dim1=-2, dim2=-1))
-        return tensor.copy_(self.tensors(sym(torch.linalg.matrix_exp(scale * v))).squeeze(0))
+        return tensor.copy_(self.tensors(sym(torch.linalg.matrix_exp(scale * v)), tensor.shape).squeeze(0))
 
     def _increment(self, root: Tensor, w: Tensor) -> Tensor:
         if self.retraction == "geodesic":

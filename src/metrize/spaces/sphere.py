@@ -154,7 +154,7 @@ class Sphere(Space):
         square = (points / self.radius).square().sum(self._axes(points), keepdim=True)
         points.mul_(1.5 - 0.5 * square)
 
-    def tensors(self, points: Tensor) -> Tensor:
+    def tensors(self, points: Tensor, shape: torch.Size) -> Tensor:
         return points.movedim(self._axes(points), [d + 1 for d in self._dims(points.ndim - 1)])
 
     def _inner_at(self, y: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -49,3 +49,6 @@ class Stiefel(Orthonormal):
         n = coords.shape[-1]
         squares = coords.square()
         return squares[..., n:, :].sum((-2, -1)) + squares[..., :n, :].sum((-2, -1)) / 2
+
+    def _inner_at(self, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return (u * v).sum((-2, -1)) - ((y.mT @ u) * (y.mT @ v)).sum((-2, -1)) / 2

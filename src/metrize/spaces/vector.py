@@ -45,7 +45,7 @@ class Vector(Space):
     def error(self, points: Tensor) -> Tensor:
         return points.new_zeros(points.shape[0])
 
-    def tensors(self, points: Tensor) -> Tensor:
+    def tensors(self, points: Tensor, shape: torch.Size) -> Tensor:
         return points
 
     def _inner_at(self, y: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from metrize.memory import (
 )
 from metrize.moments import Blocks, Cover, Dense, Factored, Outer, Quantized, RandomProjection, RankOne, Split
 from metrize.named import (
+    ADOPT,
     APOLLO,
     CAME,
     COAP,
@@ -22,6 +23,7 @@ from metrize.named import (
     SM3,
     SMMF,
     SOAP,
+    AdaBelief,
     Adafactor,
     AdaGrad,
     Adalayer,
@@ -31,6 +33,7 @@ from metrize.named import (
     AdamMini,
     AdamNC,
     AdamW,
+    AdEMAMix,
     AMSGrad,
     COAPMuon,
     DistributedShampoo,
@@ -41,6 +44,7 @@ from metrize.named import (
     Grams,
     GrassmannSOAP,
     HFac,
+    LaProp,
     Lion,
     ModularNorm,
     Muon,
@@ -53,6 +57,7 @@ from metrize.named import (
     Signum,
     SOAP8bit,
     StiefelSMMF,
+    Tiger,
     catalogue,
 )
 from metrize.named.create import create
@@ -83,6 +88,7 @@ from metrize.step_sizes import Given
 from metrize.telemetry import Sizes, measured
 
 __all__ = [
+    "ADOPT",
     "APOLLO",
     "CAME",
     "COAP",
@@ -92,6 +98,8 @@ __all__ = [
     "SMMF",
     "SOAP",
     "AMSGrad",
+    "AdEMAMix",
+    "AdaBelief",
     "AdaGrad",
     "Adafactor",
     "Adalayer",
@@ -119,6 +127,7 @@ __all__ = [
     "HFac",
     "Identity",
     "InBackward",
+    "LaProp",
     "Lion",
     "ModularNorm",
     "Muon",
@@ -155,6 +164,7 @@ __all__ = [
     "Stochastic",
     "SymplecticGrassmann",
     "SymplecticStiefel",
+    "Tiger",
     "Vector",
     "catalogue",
     "clip_lift_norm_",

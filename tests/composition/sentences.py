@@ -109,6 +109,10 @@ RULES: tuple[Rule, ...] = (
     rules.HFac(),
     rules.Shampoo(),
     rules.Lion(),
+    rules.AdEMAMix(),
+    rules.ADOPT(),
+    rules.LaProp(),
+    rules.AdaBelief(),
     rules.Cautious(),
     rules.Mars(),
     rules.Centralized(),
@@ -119,6 +123,7 @@ RULES: tuple[Rule, ...] = (
 STEP_SIZES: tuple[StepSize, ...] = (
     step_sizes.Given(),
     step_sizes.Decaying(),
+    step_sizes.Delayed(),
     step_sizes.Relative(),
     step_sizes.DualNorm(),
     step_sizes.Prodigy(d0=1e-2),

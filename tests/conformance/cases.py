@@ -51,6 +51,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "SOAP8bit": [{"smallest": 0, "block": 16, "precondition_frequency": 3, "weight_decay": 0.1}],
     "COAPMuon": [{"rank": 2, "period": 2, "reproject": 2, "weight_decay": 0.1}],
     "FreeMuon": [{"lr": 1.0, "d0": 1e-3}],
+    "Tiger": [{"weight_decay": 0.1}],
     "NormSGD": [{"momentum": 0.9, "length": "full"}],
     "SGD": [
         {},

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from metrize.named.adabelief import AdaBelief
 from metrize.named.adafactor import Adafactor
 from metrize.named.adagrad import AdaGrad
 from metrize.named.adalayer import Adalayer
 from metrize.named.adam import Adam, AdamW
 from metrize.named.adam_lowbit import Adam4bit, Adam8bit
 from metrize.named.adam_mini import AdamMini
+from metrize.named.ademamix import AdEMAMix
+from metrize.named.adopt import ADOPT
 from metrize.named.amsgrad import AdamNC, AMSGrad
 from metrize.named.apollo import APOLLO
 from metrize.named.came import CAME
@@ -18,6 +21,7 @@ from metrize.named.flora import Flora
 from metrize.named.galore import GaLore
 from metrize.named.grams import Grams
 from metrize.named.hfac import HFac
+from metrize.named.laprop import LaProp
 from metrize.named.mars import MARS
 from metrize.named.modular import ModularNorm
 from metrize.named.muon import Muon
@@ -31,9 +35,11 @@ from metrize.named.sign import Lion, SignSGD, Signum
 from metrize.named.sm3 import SM3
 from metrize.named.smmf import SMMF
 from metrize.named.soap import SOAP
+from metrize.named.tiger import Tiger
 from metrize.optimizer import Optimizer
 
 __all__ = [
+    "ADOPT",
     "APOLLO",
     "CAME",
     "COAP",
@@ -43,6 +49,8 @@ __all__ = [
     "SMMF",
     "SOAP",
     "AMSGrad",
+    "AdEMAMix",
+    "AdaBelief",
     "AdaGrad",
     "Adafactor",
     "Adalayer",
@@ -61,6 +69,7 @@ __all__ = [
     "Grams",
     "GrassmannSOAP",
     "HFac",
+    "LaProp",
     "Lion",
     "ModularNorm",
     "Muon",
@@ -73,6 +82,7 @@ __all__ = [
     "SignSGD",
     "Signum",
     "StiefelSMMF",
+    "Tiger",
     "catalogue",
 ]
 
@@ -113,6 +123,11 @@ _CATALOGUE: tuple[type[Optimizer], ...] = (
     FreeMuon,
     Grams,
     MARS,
+    AdEMAMix,
+    ADOPT,
+    LaProp,
+    AdaBelief,
+    Tiger,
 )
 
 

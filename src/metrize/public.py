@@ -3,7 +3,6 @@
 from metrize import frames, memory, norms, rules, step_sizes
 from metrize.convert import convert_state
 from metrize.frames import Identity
-from metrize.in_backward import InBackward
 from metrize.memory import (
     Prediction,
     RankPrediction,
@@ -61,14 +60,19 @@ from metrize.named import (
     catalogue,
 )
 from metrize.named.create import create
-from metrize.optimizer import Optimizer
+from metrize.optim.clip import clip_lift_norm_
+from metrize.optim.in_backward import InBackward
+from metrize.optim.optimizer import Optimizer
+from metrize.optim.telemetry import Sizes, measured
 from metrize.part import parse
 from metrize.recipe import Recipe
 from metrize.roles import Plan, PlanRow, Role, convert_lr, plan
 from metrize.rounding import Compensated, Nearest, Stochastic
 from metrize.spaces import (
     Grassmann,
+    Lorentz,
     Orthogonal,
+    PoincareBall,
     Product,
     Space,
     SpaceError,
@@ -82,10 +86,8 @@ from metrize.spaces import (
     spaces_of,
 )
 from metrize.spaces.base import parse_space
-from metrize.spaces.clip import clip_lift_norm_
 from metrize.spaces.convert import from_geoopt, from_parametrization, to_geoopt, to_parametrization
 from metrize.step_sizes import Given
-from metrize.telemetry import Sizes, measured
 
 __all__ = [
     "ADOPT",
@@ -129,6 +131,7 @@ __all__ = [
     "InBackward",
     "LaProp",
     "Lion",
+    "Lorentz",
     "ModularNorm",
     "Muon",
     "NAdam",
@@ -139,6 +142,7 @@ __all__ = [
     "Outer",
     "Plan",
     "PlanRow",
+    "PoincareBall",
     "Prediction",
     "Prodigy",
     "Product",

@@ -19,8 +19,10 @@ from metrize import (
     Factored,
     Grassmann,
     Identity,
+    Lorentz,
     Orthogonal,
     Outer,
+    PoincareBall,
     Product,
     Quantized,
     RandomProjection,
@@ -62,6 +64,8 @@ SPACES: tuple[Space, ...] = (
     SymplecticStiefel(),
     SymplecticStiefel(form="full"),
     SymplecticGrassmann(),
+    Lorentz(),
+    PoincareBall(),
 )
 FRAMES: tuple[Frame, ...] = (
     Identity(),

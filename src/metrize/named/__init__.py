@@ -36,7 +36,7 @@ from metrize.named.sm3 import SM3
 from metrize.named.smmf import SMMF
 from metrize.named.soap import SOAP
 from metrize.named.tiger import Tiger
-from metrize.optimizer import Optimizer
+from metrize.optim.optimizer import Optimizer
 
 __all__ = [
     "ADOPT",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Collection
 from typing import Any, Literal, Self
 
@@ -53,7 +52,7 @@ class Dualized(Rule, abstract=True):
         if not number(hyper["radius"]) >= 0:
             raise ValueError(f"radius={hyper['radius']}: the size of the ball, a number of at least 0")
 
-    @functools.cached_property
+    @property
     def _direction(self) -> Callable[[Tensor], Tensor]:
         """The duality map alone, where the norm has a shorter way to it."""
         norm = self.norm

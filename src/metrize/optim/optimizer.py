@@ -14,15 +14,26 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from metrize import checkpoint, summary
 from metrize.ambient import isolated
 from metrize.arguments import SYNONYMS, arguments_of, given, known, unknown
 from metrize.decay import Decay
 from metrize.frames import Frame
-from metrize.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
-from metrize.linalg import all_usable, fault_of, held, is_sharded
-from metrize.method import SLOTS, Given, Method, Nothing, checked, filled, groups_of, method_of, slots_of, understood
+from metrize.linalg import held, is_sharded
 from metrize.moments import Moments
+from metrize.optim import checkpoint, summary
+from metrize.optim.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
+from metrize.optim.method import (
+    SLOTS,
+    Given,
+    Method,
+    Nothing,
+    checked,
+    filled,
+    groups_of,
+    method_of,
+    slots_of,
+    understood,
+)
 from metrize.part import Part, Spec
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
@@ -34,6 +45,7 @@ from metrize.step.assignment import assign
 from metrize.step.bucket import Bucket
 from metrize.step.exchange import Exchange, reduce_statistics
 from metrize.step.group import name_of, space_of, trains
+from metrize.step.guard import Versions, fault, usable, versions
 from metrize.step_sizes import StepSize
 
 
@@ -107,6 +119,7 @@ class Optimizer(torch.optim.Optimizer):
     _exchange = Exchange()
     _signature: list[Any] | None = None
     _measures = False
+    _left: Versions | None = None
     _method: Method | None = None  # derived from the two below, which stay with copies
     _maker: type[Optimizer]
     _arguments: Mapping[str, Any]
@@ -370,11 +383,11 @@ class Optimizer(torch.optim.Optimizer):
         for bucket in buckets:
             bucket.apply()
         self._exchange.close()
+        self._left = versions(self.param_groups)
 
     def _finite(self) -> bool:
-        """Whether the gradients that this process holds are usable, in groups that ask for it."""
-        guarded = (p.grad for group in self.param_groups if group["skip_nonfinite"] for p in group["params"])
-        return all_usable([held(g) for g in guarded if g is not None and g.layout == torch.strided])
+        """Whether this process can take a step with the gradients it holds, in groups that ask."""
+        return usable(self.param_groups, self._left)
 
     def _skip(self) -> None:
         self.param_groups[0]["skipped_steps"] += 1
@@ -388,8 +401,8 @@ class Optimizer(torch.optim.Optimizer):
     def _first_fault(self) -> str:
         for group in self.param_groups:
             for index, p in enumerate(group["params"]):
-                if p.grad is not None and not all_usable([held(p.grad)]):
-                    return f"the gradient of {name_of(group, index)!r} {fault_of(held(p.grad))}"
+                if p.grad is not None and (found := fault(group, index, p.grad)):
+                    return found
         return "the gradient of 'a parameter of another process' is not finite"
 
     def _discover(self) -> None:

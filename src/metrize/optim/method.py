@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from metrize.arguments import arguments_of, flag, foreign, known, like, number, unknown
-from metrize.groups import entries_of, named_members
+from metrize.optim.groups import entries_of, named_members
 from metrize.part import parse
 from metrize.recipe import Recipe
 from metrize.rules import Around, Rule
 from metrize.spaces.base import parse_space
 
 if TYPE_CHECKING:
-    from metrize.optimizer import Optimizer
+    from metrize.optim.optimizer import Optimizer
 
 SLOTS = ("space", "frame", "moments", "step_size", "decay", "rounding", "around")
 """What every optimizer takes by keyword, over that of its recipes."""

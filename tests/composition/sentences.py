@@ -117,6 +117,7 @@ RULES: tuple[Rule, ...] = (
     rules.ADOPT(),
     rules.LaProp(),
     rules.AdaBelief(),
+    rules.Normalized(),
     rules.Cautious(),
     rules.Mars(),
     rules.Centralized(),

@@ -61,7 +61,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 """Options worth a run of their own; an optimizer of the catalogue that is not listed runs with its defaults."""
 
-WHOLE = {"Adalayer", "AdamMini", "COAPMuon", "FreeMuon", "Muon", "Scion"}
+WHOLE = {"AdaMuon", "Adalayer", "AdamMini", "COAPMuon", "FreeMuon", "Muon", "NorMuon", "Scion"}
 """They part a model into groups of their own."""
 
 PLAIN = {"Adam", "SGD"}

@@ -27,6 +27,7 @@ from metrize.named.modular import ModularNorm
 from metrize.named.muon import Muon
 from metrize.named.nadam import NAdam
 from metrize.named.norm_sgd import NormSGD
+from metrize.named.normuon import AdaMuon, NorMuon
 from metrize.named.prodigy import Prodigy
 from metrize.named.scion import Scion
 from metrize.named.sgd import SGD
@@ -52,6 +53,7 @@ __all__ = [
     "AdEMAMix",
     "AdaBelief",
     "AdaGrad",
+    "AdaMuon",
     "Adafactor",
     "Adalayer",
     "Adam",
@@ -74,6 +76,7 @@ __all__ = [
     "ModularNorm",
     "Muon",
     "NAdam",
+    "NorMuon",
     "NormSGD",
     "Prodigy",
     "SOAP8bit",
@@ -128,6 +131,8 @@ _CATALOGUE: tuple[type[Optimizer], ...] = (
     LaProp,
     AdaBelief,
     Tiger,
+    NorMuon,
+    AdaMuon,
 )
 
 

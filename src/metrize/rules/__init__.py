@@ -16,6 +16,7 @@ from metrize.rules.hfac import HFac
 from metrize.rules.limited import Centralized, GradientLimited, UpdateLimited
 from metrize.rules.mars import Mars
 from metrize.rules.momentum import Momentum
+from metrize.rules.normalized import Normalized
 from metrize.rules.normalized_first import ADOPT, LaProp
 from metrize.rules.scheduled import ScheduledAdam
 from metrize.rules.shampoo import Shampoo
@@ -44,6 +45,7 @@ __all__ = [
     "Mars",
     "Metric",
     "Momentum",
+    "Normalized",
     "Rule",
     "ScheduledAdam",
     "Shampoo",

@@ -10,7 +10,7 @@ from torch import Tensor
 from metrize.part import Part
 from metrize.spaces import Space
 
-Decay = Literal["decoupled", "l2", "after", "independent", "cautious", "constrained", "given", "natural"]
+Decay = Literal["decoupled", "l2", "after", "independent", "cautious", "constrained", "given", "natural", "corrected"]
 """Names of the conventions, see `DECAYS`."""
 
 
@@ -100,6 +100,16 @@ class IndependentDecay(DecoupledDecay):
 
 
 @dataclasses.dataclass(frozen=True)
+class CorrectedDecay(DecoupledDecay):
+    """``p <- (1 - rate weight_decay lr / initial_lr) p``, for layers before a normalisation (arXiv:2506.02285)."""
+
+    def share(self, rate: float | Tensor, numbers: dict[str, Any]) -> float | Tensor:
+        lr = float(numbers["lr"])
+        peak = float(numbers.get("initial_lr", lr))
+        return rate * float(numbers["weight_decay"]) * (lr / peak if peak else 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
 class ConstrainedDecay(DecoupledDecay):
     """``p <- (1 - rate) p``, which keeps a weight in the ball of the rule's norm (arXiv:2502.07529)."""
 
@@ -182,5 +192,6 @@ DECAYS: dict[str, Convention] = {
     "constrained": ConstrainedDecay(),
     "given": GivenDecay(),
     "natural": NaturalDecay(),
+    "corrected": CorrectedDecay(),
 }
 """The conventions by the names that recipes write."""

@@ -40,9 +40,10 @@ class Recipe(Part):
             ``1 - weight_decay * lr / initial_lr``, so that only the schedule and not the learning rate counts;
             ``"cautious"`` is decoupled, for those entries only that the step brings nearer to zero;
             ``"constrained"`` shrinks by ``1 - lr``, which keeps a weight in the ball of the rule's norm with the
-            group's radius (arXiv:2502.07529); ``"natural"`` adds ``weight_decay`` times the natural gradient of
-            ``||p||^2 / 2`` to the direction, for rules that have one (arXiv:2405.12807). On a compact space, where the
-            norm of a point is constant, none does anything.
+            group's radius (arXiv:2502.07529); ``"corrected"`` is decoupled, times ``lr / initial_lr``, which keeps the
+            norm of a layer steady that a normalisation follows (arXiv:2506.02285); ``"natural"`` adds ``weight_decay``
+            times the natural gradient of ``||p||^2 / 2`` to the direction, for rules that have one (arXiv:2405.12807).
+            On a compact space, where the norm of a point is constant, none does anything.
         rounding: how a bfloat16 parameter in a vector space takes in a step: to `Nearest`, `Stochastic`, `Compensated`.
             On a manifold such a parameter has a float32 master.
 

@@ -51,6 +51,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "SOAP8bit": [{"smallest": 0, "block": 16, "precondition_frequency": 3, "weight_decay": 0.1}],
     "COAPMuon": [{"rank": 2, "period": 2, "reproject": 2, "weight_decay": 0.1}],
     "FreeMuon": [{"lr": 1.0, "d0": 1e-3}],
+    "Tiger": [{"weight_decay": 0.1}],
     "NormSGD": [{"momentum": 0.9, "length": "full"}],
     "SGD": [
         {},
@@ -60,7 +61,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 """Options worth a run of their own; an optimizer of the catalogue that is not listed runs with its defaults."""
 
-WHOLE = {"Adalayer", "AdamMini", "COAPMuon", "FreeMuon", "Muon", "Scion"}
+WHOLE = {"AdaMuon", "Adalayer", "AdamMini", "COAPMuon", "FreeMuon", "Muon", "NorMuon", "Scion"}
 """They part a model into groups of their own."""
 
 PLAIN = {"Adam", "SGD"}

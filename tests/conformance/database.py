@@ -162,7 +162,7 @@ DATABASE = [
     for cls, inputs in INPUTS.items()
 ]
 
-MATRICES = {metrize.Muon, metrize.COAPMuon, metrize.FreeMuon}
+MATRICES = {cls for cls in metrize.catalogue().values() if issubclass(cls, metrize.Muon)}
 """Optimizers that take nothing but matrices."""
 
 INTERMEDIATES = {

@@ -15,7 +15,7 @@ from metrize.linalg.orthogonalize import orthogonalize
 from metrize.part import Part
 
 MATRIX_METHODS = {
-    *("Muon", "COAPMuon", "FreeMuon", "Shampoo", "DistributedShampoo", "SOAP", "SOAP8bit"),
+    *("Muon", "NorMuon", "AdaMuon", "COAPMuon", "FreeMuon", "Shampoo", "DistributedShampoo", "SOAP", "SOAP8bit"),
     *("GaLore", "COAP", "APOLLO", "Flora", "Adafactor", "CAME", "HFac"),
 }
 BARE = {n: c for n, c in metrize.catalogue().items() if n not in ("GrassmannSOAP", "StiefelSMMF", "ModularNorm")}

@@ -67,6 +67,8 @@ TOLD: dict[str, Any] = {
 OWN: dict[tuple[str, str], Any] = {
     ("Muon", "scale"): "adam",
     ("COAPMuon", "scale"): "adam",
+    ("NorMuon", "scale"): "adam",
+    ("AdaMuon", "scale"): "adam",
     ("FreeMuon", "scale"): "muon",
     ("CAME", "eps"): (1e-20, 1e-10),
     ("Adafactor", "eps"): (1e-20, 1e-2),

@@ -46,7 +46,7 @@ def test_groups_of_every_form_follow_each_other(name: str, first: str) -> None:
     step(optimizer)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     assert [id(p) for p in trained] == [id(p.weight) for p in layers[:-1]]
-    if name not in ("Muon", "COAPMuon"):  # which has another one for the last layer of a module
+    if name not in ("Muon", "NorMuon", "AdaMuon", "COAPMuon"):  # which has another one for the last layer of a module
         assert [group["lr"] for group in optimizer.param_groups if group["params"]] == [0.1] + [0.2] * 5
     names = [group["param_names"] for group in optimizer.param_groups]
     assert [len(n) for n in names] == [len(group["params"]) for group in optimizer.param_groups]
@@ -54,7 +54,9 @@ def test_groups_of_every_form_follow_each_other(name: str, first: str) -> None:
     assert names[1] == ["weight"]
 
 
-@pytest.mark.parametrize("name", ["Muon", "COAPMuon", "FreeMuon", "Scion", "Adalayer", "AdamMini"])
+@pytest.mark.parametrize(
+    "name", ["Muon", "NorMuon", "AdaMuon", "COAPMuon", "FreeMuon", "Scion", "Adalayer", "AdamMini"]
+)
 def test_a_module_in_a_later_group_is_trained_by_its_roles(name: str) -> None:
     def model() -> nn.Module:
         layers = OrderedDict(

@@ -116,7 +116,8 @@ SURROUNDINGS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = 
     "inference": torch.inference_mode,
 }
 EACH = pytest.mark.parametrize("around", SURROUNDINGS)
-_NEWTON_SCHULZ = ("Muon", "COAPMuon", "FreeMuon", "Scion")  # are made for products of little precision
+# are made for products of little precision
+_NEWTON_SCHULZ = ("Muon", "NorMuon", "AdaMuon", "COAPMuon", "FreeMuon", "Scion")
 
 
 @pytest.fixture(autouse=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from metrize.named.adabelief import AdaBelief
 from metrize.named.adafactor import Adafactor
 from metrize.named.adagrad import AdaGrad
 from metrize.named.adalayer import Adalayer
 from metrize.named.adam import Adam, AdamW
 from metrize.named.adam_lowbit import Adam4bit, Adam8bit
 from metrize.named.adam_mini import AdamMini
+from metrize.named.ademamix import AdEMAMix
+from metrize.named.adopt import ADOPT
 from metrize.named.amsgrad import AdamNC, AMSGrad
 from metrize.named.apollo import APOLLO
 from metrize.named.came import CAME
@@ -18,11 +21,13 @@ from metrize.named.flora import Flora
 from metrize.named.galore import GaLore
 from metrize.named.grams import Grams
 from metrize.named.hfac import HFac
+from metrize.named.laprop import LaProp
 from metrize.named.mars import MARS
 from metrize.named.modular import ModularNorm
 from metrize.named.muon import Muon
 from metrize.named.nadam import NAdam
 from metrize.named.norm_sgd import NormSGD
+from metrize.named.normuon import AdaMuon, NorMuon
 from metrize.named.prodigy import Prodigy
 from metrize.named.scion import Scion
 from metrize.named.sgd import SGD
@@ -31,9 +36,11 @@ from metrize.named.sign import Lion, SignSGD, Signum
 from metrize.named.sm3 import SM3
 from metrize.named.smmf import SMMF
 from metrize.named.soap import SOAP
+from metrize.named.tiger import Tiger
 from metrize.optim.optimizer import Optimizer
 
 __all__ = [
+    "ADOPT",
     "APOLLO",
     "CAME",
     "COAP",
@@ -43,7 +50,10 @@ __all__ = [
     "SMMF",
     "SOAP",
     "AMSGrad",
+    "AdEMAMix",
+    "AdaBelief",
     "AdaGrad",
+    "AdaMuon",
     "Adafactor",
     "Adalayer",
     "Adam",
@@ -61,10 +71,12 @@ __all__ = [
     "Grams",
     "GrassmannSOAP",
     "HFac",
+    "LaProp",
     "Lion",
     "ModularNorm",
     "Muon",
     "NAdam",
+    "NorMuon",
     "NormSGD",
     "Prodigy",
     "SOAP8bit",
@@ -73,6 +85,7 @@ __all__ = [
     "SignSGD",
     "Signum",
     "StiefelSMMF",
+    "Tiger",
     "catalogue",
 ]
 
@@ -113,6 +126,13 @@ _CATALOGUE: tuple[type[Optimizer], ...] = (
     FreeMuon,
     Grams,
     MARS,
+    AdEMAMix,
+    ADOPT,
+    LaProp,
+    AdaBelief,
+    Tiger,
+    NorMuon,
+    AdaMuon,
 )
 
 

@@ -49,8 +49,11 @@ class Around(Rule, abstract=True):
         return self.replace(rule=self.rule.over(rule) if isinstance(self.rule, Around) else rule)
 
     def _worn(self, rule: Rule) -> bool:
-        same = isinstance(rule, Around) and rule.replace(rule=self.rule) == self
-        return same and (not isinstance(self.rule, Around) or self.rule._worn(rule.rule))  # type: ignore[attr-defined]
+        if not isinstance(rule, Around) or type(rule) is not type(self):
+            return False
+        own = [field.name for field in dataclasses.fields(self) if field.name != "rule"]
+        same = all(getattr(rule, name) == getattr(self, name) for name in own)
+        return same and (not isinstance(self.rule, Around) or self.rule._worn(rule.rule))
 
     def prepare(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         """The gradient as the rule inside shall see it; called once in each of the rule's passes.
@@ -78,14 +81,14 @@ class Around(Rule, abstract=True):
         return direction
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
-        return self.mapped(self.toward(coords, averages, hyper, metric), hyper)
+        return self.mapped(self.toward(coords, averages, hyper, metric), averages, hyper, metric)
 
     def toward(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         work = self.rule.toward if self._maps else self.rule.direction
         return self._finish(work, coords, averages, hyper, metric)
 
-    def mapped(self, toward: Tensor, hyper: dict[str, Any]) -> Tensor:
-        return self.rule.mapped(toward, hyper) if self._maps else toward
+    def mapped(self, toward: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+        return self.rule.mapped(toward, averages, hyper, metric) if self._maps else toward
 
     @property
     def _maps(self) -> bool:

@@ -131,7 +131,7 @@ class Rule(Part, abstract=True):
         """`direction`, before a duality map in which entries meet: ``direction(...) = mapped(toward(...))``."""
         return self.direction(coords, averages, hyper, metric)
 
-    def mapped(self, toward: Tensor, hyper: dict[str, Any]) -> Tensor:
+    def mapped(self, toward: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         """The direction, from what `toward` gave."""
         return toward
 

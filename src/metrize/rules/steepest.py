@@ -70,7 +70,7 @@ class Dualized(Rule, abstract=True):
         u = self._average(coords, averages, hyper)
         return self._dual(u, hyper) if self._by_entry else u
 
-    def mapped(self, toward: Tensor, hyper: dict[str, Any]) -> Tensor:
+    def mapped(self, toward: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         return toward if self._by_entry else self._dual(toward, hyper)
 
     def _average(self, coords: Tensor, averages: Averages, hyper: dict[str, Any]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from metrize.linalg.eigenbasis import eigh, highest_precision
@@ -10,8 +11,9 @@ from metrize.linalg.eigenbasis import eigh, highest_precision
 def inverse_power(matrix: Tensor, exponent: float, eps: float) -> Tensor:
     """``(A + eps I)^-e`` for a positive semidefinite A ``[d, d]``.
 
-    Rounding may leave an eigenvalue of ``A + eps I`` below eps, or below zero; all are shifted then, so that the least
-    one is eps again.
+    An eigenvalue below ``d u`` times the largest, with u the distance from 1 to the next number of the dtype, is what
+    rounding made of anything from zero up to there. It counts as that much: a power of the noise itself could be as
+    large as ``eps^-e``, in directions that mean nothing.
 
     Args:
         matrix: A.
@@ -25,6 +27,5 @@ def inverse_power(matrix: Tensor, exponent: float, eps: float) -> Tensor:
     shifted.diagonal().add_(eps)
     with highest_precision():
         values, vectors = eigh(shifted)
-        if values[0] < eps:
-            values = values - values[0] + eps  # in this order: eps may vanish beside what rounding left
-        return vectors * values.pow(-exponent) @ vectors.mT
+        resolved = len(values) * torch.finfo(values.dtype).eps * values[-1]
+        return vectors * values.clamp(min=resolved.clamp(min=eps)).pow(-exponent) @ vectors.mT

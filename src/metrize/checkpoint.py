@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of what `state_dict` holds."""
 
+_LATER = frozenset({"rounding.rest"})
+"""State that older checkpoints of the same recipe may lack; it starts at zero."""
+
 
 def save(optimizer: Optimizer, base_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Torch's own method, and the state of sharded parameters in a form that loads on any number of processes.
@@ -154,11 +157,13 @@ def _check_group(at: int, saved: dict[str, Any], group: dict[str, Any]) -> None:
 
 
 def _check_state(name: str, kept: dict[str, Any], spec: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-    if not kept.keys() >= spec.keys():
+    if not kept.keys() >= spec.keys() - _LATER:
         raise ValueError(
             f"parameter {name!r}: the checkpoint keeps {sorted(kept)}, and this optimizer keeps {sorted(spec)}"
         )
     for key, (shape, dtype) in spec.items():
+        if key not in kept:
+            continue
         value = kept[key]
         if key == "step" and isinstance(value, int | float):
             continue

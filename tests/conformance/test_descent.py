@@ -16,7 +16,7 @@ STEPS = 25
 
 
 def losses(name: str, shape: tuple[int, int], condition: float) -> list[float]:
-    """Of ``sum ((W x + b) s)^2`` in float32 at the optimizer's own learning rate; b is no matrix and may be no weight."""
+    """Of ``sum (W x + b)^2`` in float32, at the optimizer's own learning rate."""
     draw = torch.Generator().manual_seed(0)
     layer = nn.Linear(shape[1], shape[0])
     for p in layer.parameters():

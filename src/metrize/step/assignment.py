@@ -15,6 +15,7 @@ from metrize.decay import Convention
 from metrize.moments import Moments, Slot
 from metrize.part import Spec, offers
 from metrize.recipe import Recipe, parse_recipe
+from metrize.rounding import Compensated, Nearest, Rounding
 from metrize.rules import Kernel, Metric, Rule
 from metrize.rules.base import Pass
 from metrize.spaces import Space, SpaceError
@@ -76,6 +77,12 @@ class Assignment:
         return not self.space.flat and self.narrow
 
     @functools.cached_property
+    def rounding(self) -> Rounding:
+        """How a 16-bit parameter takes in a step: as the recipe says, unless the step size could not start so."""
+        own = self.recipe.rounding
+        return Compensated() if self.recipe.step_size.fine and own == Nearest() else own
+
+    @functools.cached_property
     def decay(self) -> Convention:
         """The convention of weight decay."""
         return self.recipe.convention
@@ -132,7 +139,7 @@ class Assignment:
         return {
             "optimizer": {"step": ((), torch.float32)}
             | ({"master": (tuple(shape), self.dtype)} if self.master else {}),
-            "rounding": recipe.rounding.state_spec(shape, self.stored) if space.flat else {},
+            "rounding": self.rounding.state_spec(shape, self.stored) if space.flat else {},
             "space": space.state_spec(shape, self.stored),
             "frame": self._frame_spec(),
             "moments": averages,

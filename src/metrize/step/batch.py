@@ -73,14 +73,14 @@ class Batch:
         """``[B, *shape]`` in the dtype of the arithmetic: the parameters, or the masters of 16-bit ones."""
         a, now = self.assignment, stack(self.params)
         if not a.master:
-            return a.recipe.rounding.widen(now, self.state.get("rounding.rest")) if a.narrow else now
+            return a.rounding.widen(now, self.state.get("rounding.rest")) if a.narrow else now
         # where the parameter is no longer the rounded master, someone wrote to it, and what was written counts
         master = self.state["master"]
         return master.copy_(torch.where(master.to(now.dtype) == now, master, now.to(a.dtype)))
 
     def _narrow(self, wide: Tensor) -> None:
         """Write rows to the parameters they do not already share memory with."""
-        rounding = self.assignment.recipe.rounding
+        rounding = self.assignment.rounding
         if not self.assignment.narrow or self.assignment.master or rounding.exact:
             if len(self.params) > 1 or self.params[0].data_ptr() != wide.data_ptr():
                 torch._foreach_copy_(self.params, list(wide.unbind()))

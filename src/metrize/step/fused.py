@@ -68,7 +68,7 @@ class Fused(Bucket):
 
     def _widened(self, params: list[Tensor], grads: list[Tensor], state: dict[str, list[Tensor]]) -> None:
         """16-bit parameters: the same kernel on float32 copies of a chunk at a time, rounded once."""
-        rounding = self.recipe.rounding
+        rounding = self.assignment.rounding
         for i, p in enumerate(params):
             single = {key: values[i] for key, values in state.items()}
             averages = {key: _flat(value) for key, value in single.items() if value.shape == p.shape}

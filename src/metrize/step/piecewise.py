@@ -149,7 +149,7 @@ class Piecewise(Bucket):
 
     def _step_narrow(self, trip: Trip, i: int, k: int, stored: Tensor, grad: Tensor) -> None:
         """A piece of a 16-bit parameter is widened, stepped, and rounded once."""
-        rounding, rest = self.recipe.rounding, trip.state.get("rounding.rest")
+        rounding, rest = self.assignment.rounding, trip.state.get("rounding.rest")
         left = None if rest is None else self._cuts[k].of(rest)
         wide = rounding.widen(stored, left)
         if self._kernel is None:
@@ -168,7 +168,7 @@ class Piecewise(Bucket):
         return Trip(a, self.numbers, state, averages, last, rate, length, fused=a.linear and not a.decay.after_step)
 
     def _widened(self, points: Tensor, rest: Tensor | None) -> Tensor:
-        return self.recipe.rounding.widen(points, rest) if self.assignment.narrow else points
+        return self.assignment.rounding.widen(points, rest) if self.assignment.narrow else points
 
     def _fused_(self, trip: Trip, i: int, points: Tensor, grad: Tensor) -> None:
         """Torch's own kernel, on a piece whose averages are read before it and written after it."""

@@ -44,6 +44,10 @@ class StepSize(Part):
     given: ClassVar[bool] = False
     """Whether the rate is the group's ``lr`` and nothing else, so that a kernel can take it from there."""
 
+    fine: ClassVar[bool] = False
+    """Whether it starts with steps that are lost in the last digit of 16 bits, and would never see that they lead
+    anywhere; `Nearest` then gives way to `Compensated` on 16-bit parameters."""
+
     @property
     def piecewise(self) -> bool:
         """Whether a large tensor can take its step piece by piece, once `rate` has seen the whole."""

@@ -91,8 +91,8 @@ class Stochastic(Rounding):
 class Compensated(Rounding):
     """To the nearest number, and what that leaves out is kept in 16 bits more: float32 weights for two bytes each.
 
-    The parameter itself stays the 16-bit tensor that the model computes with. Beside a bfloat16 number are kept the lower
-    bits of the float32 number, beside a float16 number its error in 2^-16 of its last digit.
+    The parameter itself stays the 16-bit tensor that the model computes with. Beside a bfloat16 number the lower bits of
+    the float32 number are kept, beside a float16 number its error in 2^-16 of its last digit.
     """
 
     exact: ClassVar[bool] = False

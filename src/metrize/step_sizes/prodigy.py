@@ -22,8 +22,8 @@ class Prodigy(StepSize):
     With ``q = d lr``: ``r <- b3 r + (d / d0) q <g, x0 - x>``, ``s <- b3 s + (d / d0) q g``, and d rises to
     ``d_coef * r / ||s||_dual``: the escape velocity, that raises the step until the weights leave the region where the
     loss is linear. Sums run over all parameters of the scope. Prodigy itself has the dual of `MaxEntry`, the l1 norm;
-    with the norm of a `Steepest` rule, such as `Spectral`, that rule needs no learning rate. The first steps are smaller
-    than the last digit of a 16-bit weight, so such weights are rounded by `Compensated` where the recipe says `Nearest`.
+    with the norm of a `Steepest` rule, such as `Spectral`, that rule needs no learning rate. The first steps are below
+    the last digit of a 16-bit weight, so such weights are rounded by `Compensated` where the recipe says `Nearest`.
 
     Args:
         norm: whose dual measures s; the norm in which the steps are measured.

@@ -1,10 +1,11 @@
-"""Build hook of the site: the catalogue page's tables are read from the library itself."""
+"""Build hook of the site: the catalogue page's tables are read from the library, and the changelog from its root."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import metrize
@@ -21,6 +22,17 @@ _SLOTS: dict[str, type[Part]] = {
     "rule": Rule,
     "step_size": StepSize,
 }
+
+
+CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the changelog, whose links to pages start at the root of the repository."""
+    from mkdocs.structure.files import File
+
+    files.append(File.generated(config, "changelog.md", content=CHANGELOG.read_text().replace("](docs/", "](")))
+    return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

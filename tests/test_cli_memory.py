@@ -7,6 +7,7 @@ import json
 import pytest
 
 import metrize
+from metrize import sizes
 from metrize.cli import main
 from metrize.memory import KNOWN
 
@@ -38,11 +39,31 @@ def test_what_each_of_many_processes_holds_and_sends(capsys: pytest.CaptureFixtu
     assert main([*words, "--fits", "1", "--picture", str(tmp_path / "bytes.png")]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     at = next(i for i, row in enumerate(rows) if row[:1] == ["SOAP"])
-    sent = [f"{each.sent / 2**20:.1f}" for each in (told.mean, told.most)]
-    assert [row[-3:] for row in rows[at : at + 2]] == [["yes", each, "2"] for each in sent]
+    sent = [sizes.written(each.sent).split() for each in (told.mean, told.most)]
+    assert [row[-4:] for row in rows[at : at + 2]] == [["yes", *each, "2"] for each in sent]
     assert main([*words, "--in-backward"]) == 2
     assert main([*words[:3], "0"]) == 2
     assert "at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (999.6, "1.00 kB"), (1e3, "1.00 kB")])
+def test_sizes_are_written_in_the_unit_that_suits_them(count, text):
+    assert sizes.written(count) == text
+
+
+def test_a_size_has_three_digits_whatever_it_is():
+    for power in range(3, 17):
+        for factor in (1.0, 1.234, 9.995, 9.999):
+            number, unit = sizes.written(factor * 10**power).split()
+            assert len(number.replace(".", "").lstrip("0")) == 3 or unit == "PB"
+            assert 1 <= float(number) < 1000 or unit == "PB"
+            assert float(number) * sizes.unit(factor * 10**power)[0] == pytest.approx(factor * 10**power, rel=6e-3)
+
+
+def test_small_models_have_numbers_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["memory", "digits", "--optimizer", "AdamW"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["AdamW"])
+    assert row.split()[1:3] == ["620", "kB"]
 
 
 def test_a_task_and_a_picture(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,177 +1,29 @@
 """metrize: PyTorch optimizers that give every tensor the geometry it deserves."""
 
-from metrize import frames, memory, norms, rules, step_sizes
-from metrize.frames import Identity
-from metrize.in_backward import InBackward
-from metrize.memory import (
-    Prediction,
-    RankPrediction,
-    ShardedPrediction,
-    predict,
-    predict_sharded,
-    state_bytes,
-)
-from metrize.moments import Blocks, Cover, Dense, Factored, Outer, Quantized, RandomProjection, RankOne, Split
-from metrize.named import (
-    APOLLO,
-    CAME,
-    COAP,
-    SGD,
-    SM3,
-    SMMF,
-    SOAP,
-    Adafactor,
-    AdaGrad,
-    Adalayer,
-    Adam,
-    Adam4bit,
-    Adam8bit,
-    AdamMini,
-    AdamNC,
-    AdamW,
-    AMSGrad,
-    COAPMuon,
-    DistributedShampoo,
-    FAdam,
-    Flora,
-    FreeMuon,
-    GaLore,
-    GrassmannSOAP,
-    HFac,
-    Lion,
-    ModularNorm,
-    Muon,
-    NAdam,
-    NormSGD,
-    Prodigy,
-    Scion,
-    Shampoo,
-    SignSGD,
-    Signum,
-    SOAP8bit,
-    StiefelSMMF,
-    catalogue,
-)
-from metrize.optimizer import Optimizer
-from metrize.part import parse
-from metrize.recipe import Recipe
-from metrize.roles import Plan, PlanRow, Role, convert_lr, plan
-from metrize.rounding import Compensated, Nearest, Stochastic
-from metrize.spaces import (
-    Grassmann,
-    Orthogonal,
-    Product,
-    Space,
-    SpaceError,
-    Sphere,
-    Stiefel,
-    SymplecticGrassmann,
-    SymplecticStiefel,
-    Vector,
-    constrain,
-    error_on_space,
-    spaces_of,
-)
-from metrize.spaces.base import parse_space
-from metrize.spaces.clip import clip_lift_norm_
-from metrize.spaces.convert import from_geoopt, from_parametrization, to_geoopt, to_parametrization
-from metrize.step_sizes import Given
-from metrize.telemetry import Sizes, measured
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metrize.public import *  # noqa: F403
+    from metrize.public import __all__ as __all__
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "APOLLO",
-    "CAME",
-    "COAP",
-    "SGD",
-    "SM3",
-    "SMMF",
-    "SOAP",
-    "AMSGrad",
-    "AdaGrad",
-    "Adafactor",
-    "Adalayer",
-    "Adam",
-    "Adam4bit",
-    "Adam8bit",
-    "AdamMini",
-    "AdamNC",
-    "AdamW",
-    "Blocks",
-    "COAPMuon",
-    "Compensated",
-    "Cover",
-    "Dense",
-    "DistributedShampoo",
-    "FAdam",
-    "Factored",
-    "Flora",
-    "FreeMuon",
-    "GaLore",
-    "Given",
-    "Grassmann",
-    "GrassmannSOAP",
-    "HFac",
-    "Identity",
-    "InBackward",
-    "Lion",
-    "ModularNorm",
-    "Muon",
-    "NAdam",
-    "Nearest",
-    "NormSGD",
-    "Optimizer",
-    "Orthogonal",
-    "Outer",
-    "Plan",
-    "PlanRow",
-    "Prediction",
-    "Prodigy",
-    "Product",
-    "Quantized",
-    "RandomProjection",
-    "RankOne",
-    "RankPrediction",
-    "Recipe",
-    "Role",
-    "SOAP8bit",
-    "Scion",
-    "Shampoo",
-    "ShardedPrediction",
-    "SignSGD",
-    "Signum",
-    "Sizes",
-    "Space",
-    "SpaceError",
-    "Sphere",
-    "Split",
-    "Stiefel",
-    "StiefelSMMF",
-    "Stochastic",
-    "SymplecticGrassmann",
-    "SymplecticStiefel",
-    "Vector",
-    "catalogue",
-    "clip_lift_norm_",
-    "constrain",
-    "convert_lr",
-    "error_on_space",
-    "frames",
-    "from_geoopt",
-    "from_parametrization",
-    "measured",
-    "memory",
-    "norms",
-    "parse",
-    "parse_space",
-    "plan",
-    "predict",
-    "predict_sharded",
-    "rules",
-    "spaces_of",
-    "state_bytes",
-    "step_sizes",
-    "to_geoopt",
-    "to_parametrization",
-]
+
+def __getattr__(name: str) -> Any:
+    """A submodule or a public name; torch is imported here and not before, so that ``metrize --help`` is quick."""
+    if not name.startswith("_") or name == "__all__":
+        if importlib.util.find_spec(f"{__name__}.{name}"):
+            return importlib.import_module(f"{__name__}.{name}")
+        public = importlib.import_module(f"{__name__}.public")
+        if hasattr(public, name):
+            globals()[name] = getattr(public, name)
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metrize.linalg import is_sharded
-from metrize.step.assignment import on_host
-from metrize.step.group import name_of
+from metrize.part import Spec
+from metrize.recipe import Recipe, parse_recipe
+from metrize.resume import (
+    FORMAT,
+    Source,
+    arranged,
+    averages_of,
+    check_origin,
+    check_place,
+    differences,
+    other_meaning,
+    read,
+    read_foreign,
+)
+from metrize.step.assignment import Assignment, assignment_of, on_host
+from metrize.step.group import name_of, space_of
 
-if TYPE_CHECKING:
-    from metrize.optimizer import Optimizer
+Optimizer = torch.optim.Optimizer  # one of this library, which imports this module
 
-FORMAT = 1
-"""Version of what `state_dict` holds."""
-
-_LATER = frozenset({"rounding.rest"})
-"""State that older checkpoints of the same recipe may lack; it starts at zero."""
+__all__ = ["FORMAT", "load", "save"]
 
 
 def save(optimizer: Optimizer, base_state_dict: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -47,15 +57,25 @@ def save(optimizer: Optimizer, base_state_dict: Callable[[], dict[str, Any]]) ->
         hook.remove()
 
 
+def _show(group: dict[str, Any], states: Mapping[Tensor, dict[str, Any]]) -> None:
+    """What a step size has found, in the group again."""
+    for key in parse_recipe(group["recipe"]).step_size.shown():
+        found = (states[p][key] for p in group["params"] if key in states.get(p, {}))
+        known = next((value for value in found if value.numel() == 1), None)  # of another process it is empty
+        if known is not None:
+            group[key] = float(known)
+
+
 def _sharded(optimizer: Optimizer) -> bool:
     return any(is_sharded(p) for group in optimizer.param_groups for p in group["params"])
 
 
-def load(optimizer: Optimizer, state_dict: dict[str, Any], base_load: Callable[[dict[str, Any]], None]) -> None:
+def load(optimizer: Optimizer, state_dict: Any, base_load: Callable[[dict[str, Any]], None]) -> None:
     """Check a checkpoint against the optimizer, then load it through torch's own method.
 
-    Torch casts every floating point state to the parameter's dtype (pytorch/pytorch#43706), so the saved tensors are
-    set aside after the user's own hooks ran and put back before the user's post-hooks run.
+    Torch casts every floating point state to the parameter's dtype (pytorch/pytorch#43706), so it is given the groups
+    alone, after the user's own pre-hooks ran, and the state is put in before the user's post-hooks run. The recipes are
+    the optimizer's, the numbers of groups the checkpoint's.
 
     Args:
         optimizer: which takes the state over.
@@ -65,26 +85,23 @@ def load(optimizer: Optimizer, state_dict: dict[str, Any], base_load: Callable[[
     Raises:
         ValueError: what does not fit, by name; nothing is changed then.
     """
-    saved: dict[int, dict[str, Any]] = {}
-    ids: list[int] = []
+    states: dict[Tensor, dict[str, Any]] = {}
 
-    def set_aside(_: Any, final: dict[str, Any]) -> None:
-        _check(optimizer, final)
-        saved.update(final["state"])
-        ids.extend(i for group in final["param_groups"] for i in group["params"])
-
-    shapes = [group["shapes"] for group in optimizer.param_groups]  # of what is there, whatever was saved
+    def set_aside(_: Any, final: dict[str, Any]) -> dict[str, Any]:
+        groups, told = _together(optimizer, lambda: _fit(optimizer, final, states))
+        for text in told:
+            warnings.warn(text, UserWarning, stacklevel=8)
+        return {**final, "state": {}, "param_groups": groups}
 
     def put_back(_: Any) -> None:
-        for group, own in zip(optimizer.param_groups, shapes, strict=True):
-            group["shapes"] = own
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for identity, parameter in zip(ids, parameters, strict=True):
-            if identity in saved:
-                kept = local(parameter, saved[identity])
-                optimizer.state[parameter] = {k: _own(k, v, parameter) for k, v in kept.items()}
+        for parameter, saved in states.items():
+            kept = local(parameter, saved)
+            optimizer.state[parameter] = {key: _own(key, value, parameter) for key, value in kept.items()}
+        for group in optimizer.param_groups:
+            _show(group, optimizer.state)
 
     local = _taker(optimizer)
+    _together(optimizer, lambda: read_groups(optimizer, state_dict))
     hooks = [
         optimizer.register_load_state_dict_pre_hook(set_aside),
         optimizer.register_load_state_dict_post_hook(put_back, prepend=True),
@@ -115,55 +132,183 @@ def _own(key: str, value: Any, parameter: Tensor) -> Any:
     return value.clone() if on_host(key) and value.device.type == "cpu" else value.to(parameter.device, copy=True)
 
 
-def _check(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    saved_groups, groups = state_dict["param_groups"], optimizer.param_groups
-    if len(saved_groups) != len(groups):
+def _together(optimizer: Optimizer, work: Callable[[], Any]) -> Any:
+    """Do what may refuse a checkpoint; in a sharded run all processes go on, or none does."""
+    refusal, result = None, None
+    try:
+        result = work()
+    except ValueError as error:
+        refusal = error
+    if _sharded(optimizer):
+        from metrize.sharding import agreed, members
+
+        if not agreed(members(optimizer.param_groups), refusal is None) and refusal is None:
+            refusal = ValueError("another process of this run refuses its part of the checkpoint; its error says why")
+    if refusal is not None:
+        raise refusal
+    return result
+
+
+def read_groups(optimizer: Optimizer, state_dict: Any) -> list[Any]:
+    """The groups of a checkpoint, whoever wrote it."""
+    own = next((parse_recipe(group["recipe"]) for group in optimizer.param_groups), None)
+    return read(state_dict, lambda at, group, states: read_foreign(own, at, group, states))
+
+
+def _fit(
+    optimizer: Optimizer, state_dict: dict[str, Any], states: dict[Tensor, dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The groups as they shall be, and what a user should know; `states` is filled with those of parameters."""
+    found = arranged(read_groups(optimizer, state_dict), optimizer.param_groups, optimizer.defaults)
+    groups, changed, anew, place = [], [], [], 0
+    for at, (own, new) in enumerate(zip(optimizer.param_groups, found, strict=True)):
+        count = len(own["params"])
+        _check_numbers(at, new.group)
+        told: list[str] = []
+        for index, source in enumerate(new.sources):
+            if source is not None:
+                if source.group.origin:
+                    check_origin(source.group, parse_recipe(own["recipe"]), own, name_of(own, index))
+                told += _check_parameter(at, {**new.group, "params": own["params"]}, index, source)
+                if source.state:
+                    states[own["params"][index]] = source.state
+            if (source is None or not source.state) and own["params"][index].requires_grad:
+                anew.append(name_of(own, index))
+        changed += [f"group {at}: {text}" for text in dict.fromkeys(told)]
+        groups.append({**new.group, "params": list(range(place, place + count))})
+        place += count
+    return groups, _told(changed, anew if states else [])
+
+
+def _told(changed: list[str], anew: list[str]) -> list[str]:
+    found = []
+    if changed:
+        settings = "; ".join(changed)
+        found.append(f"the checkpoint was written with other settings, and this optimizer keeps its own: {settings}")
+    if anew:
+        names = ", ".join(map(repr, anew[:3])) + (f" and {len(anew) - 3} more" if anew[3:] else "")
+        found.append(f"the checkpoint holds no state of {names}: their averages start anew")
+    return found
+
+
+def _check_numbers(at: int, group: dict[str, Any]) -> None:
+    for key in ("lr", "weight_decay"):
+        value = group[key]
+        if isinstance(value, str | bool) or not isinstance(value, Tensor | float | int) or not float(value) >= 0:
+            raise ValueError(f"group {at} of the checkpoint has {key}={value!r}: a number of at least 0 is expected")
+    try:
+        parse_recipe(group["recipe"]).rule.check_hyper(group)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"group {at} of the checkpoint: {error}") from None
+
+
+def _check_parameter(at: int, group: dict[str, Any], index: int, source: Source) -> list[str]:
+    """Refuse what does not fit one parameter; else what differs in its recipe."""
+    saved, recipe, name = source.group, parse_recipe(group["recipe"]), name_of(group, index)
+    check_place(group, index, source)
+    spec = _spec(recipe, group, index)
+    changed: list[str] = []
+    if not saved.origin:
+        was, now = (each.replace(frame=each.frame.told(group)) for each in (saved.recipe, recipe))
+        changed = differences(was, now)
+    kept_then = _spec(saved.recipe, {**group, **saved.numbers}, index)
+    if _of_rounding(kept_then) != _of_rounding(spec) or _lacks_rounding(source, spec):
+        # a setting, whose state starts anew from the weights
+        kept_then = {key: form for key, form in kept_then.items() if not _rounds(key)} | _of_rounding(spec)
+    if saved.recipe != recipe and (other_meaning(saved.recipe, recipe) or kept_then != spec) and not saved.origin:
+        raise ValueError(_other_state(at, saved.recipe, recipe, name, kept_then, spec))
+    if saved.origin and kept_then != spec:
         raise ValueError(
-            f"the checkpoint has {len(saved_groups)} parameter groups and this optimizer has {len(groups)}"
+            f"parameter {name!r} was trained by {saved.origin}, whose averages are kept in another way here: "
+            f"{_differing(kept_then, spec)}; {_WAY_ON}"
         )
-    for at, (saved, group) in enumerate(zip(saved_groups, groups, strict=True)):
-        _check_group(at, saved, group)
-        for index, identity in enumerate(saved["params"]):
-            kept = state_dict["state"].get(identity)
-            if kept:
-                _check_state(name_of(group, index), kept, optimizer.spec({**group, **_numbers(saved)}, index))
+    if source.state:
+        kept = source.state
+        if saved.recipe.rounding != recipe.rounding or _lacks_rounding(source, spec):
+            fresh = {key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in _of_rounding(spec).items()}
+            kept = {key: value for key, value in kept.items() if not _rounds(key)} | fresh
+        if saved.origin:
+            kept = {key: _cast(value, spec.get(key)) for key, value in kept.items()}
+        saved.states[source.index] = kept
+        _check_state(name, kept, spec)
+        _check_reading(saved.recipe, recipe, group, index, kept)
+    return changed
 
 
-def _numbers(saved: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in saved.items() if key not in ("params", "param_names")}
+_WAY_ON = "metrize.convert_state(state_dict, optimizer) carries averages from one storage or dtype to another"
 
 
-def _check_group(at: int, saved: dict[str, Any], group: dict[str, Any]) -> None:
-    if "recipe" not in saved:
-        raise ValueError(f"group {at} of the checkpoint names no recipe: it was not written by this library")
-    if saved.get("format") != FORMAT:
-        raise ValueError(f"the checkpoint has format {saved.get('format')}, and this version reads format {FORMAT}")
-    if saved["recipe"] != group["recipe"]:
+def _rounds(key: str) -> bool:
+    return key.startswith("rounding.")
+
+
+def _lacks_rounding(source: Source, spec: Spec) -> bool:
+    """Whether a state was written before its kind of parameter was rounded as it is now."""
+    return bool(source.state) and not _of_rounding(spec).keys() <= source.state.keys()
+
+
+def _of_rounding(spec: Spec) -> Spec:
+    return {key: form for key, form in spec.items() if _rounds(key)}
+
+
+def _spec(recipe: Recipe, group: dict[str, Any], index: int) -> Spec:
+    return _assigned(recipe, group, index).spec
+
+
+def _assigned(recipe: Recipe, group: dict[str, Any], index: int) -> Assignment:
+    """What a recipe would say about a parameter of this group."""
+    space = space_of(group, index, parse_recipe(group["recipe"]))
+    return assignment_of(recipe, space, group["params"][index], {**recipe.hyper(), **group})
+
+
+def _differing(was: Spec, now: Spec) -> str:
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    more = ", ..." if len(keys) > 3 else ""
+    return ", ".join(f"{key} {_form(was.get(key))} -> {_form(now.get(key))}" for key in keys[:3]) + more
+
+
+def _form(form: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "none" if form is None else f"{tuple(form[0])} {str(form[1]).removeprefix('torch.')}"
+
+
+def _other_state(at: int, was: Recipe, now: Recipe, name: str, old: Spec, new: Spec) -> str:
+    told = other_meaning(was, now)
+    why = f"their averages are not the same ({', '.join(told)})" if told else _differing(old, new)
+    return (
+        f"group {at} of the checkpoint was trained with {was}, and this optimizer has {now}: of parameter "
+        f"{name!r}, {why}; build the optimizer with the checkpoint's recipe, or where its rule, frame and space are "
+        f"the same: {_WAY_ON}"
+    )
+
+
+def _cast(value: Any, form: tuple[tuple[int, ...], torch.dtype] | None) -> Any:
+    if form is None or not isinstance(value, Tensor | float | int):
+        return value
+    return torch.as_tensor(value).to(form[1])
+
+
+def _check_reading(was: Recipe, now: Recipe, group: dict[str, Any], index: int, kept: dict[str, Any]) -> None:
+    """Refuse a storage that reads other numbers from the same tensors."""
+    if was.moments == now.moments:
+        return
+    old, new = (_assigned(recipe, group, index) for recipe in (was, now))
+    if old.storages == new.storages:
+        return
+    whole = {key: value.full_tensor() if is_sharded(value) else value for key, value in kept.items()}
+    before, after = averages_of(old, whole), averages_of(new, whole)
+    if not all(torch.equal(before[key], after[key]) for key in after):
+        told = ", ".join(differences(was.moments, now.moments, "moments"))
         raise ValueError(
-            f"group {at} of the checkpoint was trained with {saved['recipe']}, and this optimizer has "
-            f"{group['recipe']}; build the optimizer with the checkpoint's recipe"
+            f"parameter {name_of(group, index)!r}: its averages mean other numbers here ({told}); {_WAY_ON}"
         )
-    if len(saved["params"]) != len(group["params"]):
-        raise ValueError(
-            f"group {at} of the checkpoint has {len(saved['params'])} parameters and this optimizer's has "
-            f"{len(group['params'])}"
-        )
-    for index, (was, now) in enumerate(zip(saved["spaces"], group["spaces"], strict=True)):
-        if was != now:
-            raise ValueError(
-                f"parameter {name_of(group, index)!r} was trained on {was or 'a vector space'} in the checkpoint, and "
-                f"is declared on {now or 'a vector space'} here; declare it alike before loading"
-            )
 
 
 def _check_state(name: str, kept: dict[str, Any], spec: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-    if not kept.keys() >= spec.keys() - _LATER:
+    if not kept.keys() >= spec.keys():
         raise ValueError(
             f"parameter {name!r}: the checkpoint keeps {sorted(kept)}, and this optimizer keeps {sorted(spec)}"
         )
     for key, (shape, dtype) in spec.items():
-        if key not in kept:
-            continue
         value = kept[key]
         if key == "step" and isinstance(value, int | float):
             continue
@@ -173,4 +318,5 @@ def _check_state(name: str, kept: dict[str, Any], spec: dict[str, tuple[tuple[in
             raise ValueError(
                 f"parameter {name!r}: {key} has shape {tuple(value.shape)} and dtype {value.dtype} in the checkpoint, "
                 f"and shape {tuple(shape)} and dtype {dtype} here"
+                + (f"; {_WAY_ON}" if tuple(value.shape) == tuple(shape) else "")
             )

@@ -15,7 +15,7 @@ Decay = Literal["decoupled", "l2", "after", "independent", "cautious", "constrai
 
 
 @dataclasses.dataclass(frozen=True)
-class Convention(Part):
+class Convention(Part, abstract=True):
     """When and by how much a parameter shrinks. On a compact space, where the norm is constant, nothing does.
 
     A subclass overrides what it does: `added`, `before_` or `after_`.

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
+import functools
+import itertools
 import operator
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from metrize import checkpoint
+from metrize import checkpoint, summary
 from metrize.ambient import isolated
-from metrize.groups import Params, named_members, newly_declared, settle
+from metrize.arguments import SYNONYMS, arguments_of, given, known, unknown
+from metrize.decay import Decay
+from metrize.frames import Frame
+from metrize.groups import Params, name_alike, newly_declared, settle, warn_of_idle_ranks
 from metrize.linalg import all_usable, fault_of, held, is_sharded
-from metrize.norms.base import parse_norm
-from metrize.part import Spec
+from metrize.method import SLOTS, Given, Method, Nothing, checked, groups_of, method_of, slots_of, understood
+from metrize.moments import Moments
+from metrize.part import Part, Spec
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
-from metrize.spaces import SpaceError, declare
-from metrize.spaces.base import parse_space
+from metrize.spaces import Space, SpaceError, declare
 from metrize.spaces.declare import declared_space
-from metrize.step.assembly import alike_groups, assemble, trains
+from metrize.step.assembly import alike_groups, assemble
 from metrize.step.assignment import assign
 from metrize.step.bucket import Bucket
 from metrize.step.exchange import Exchange, reduce_statistics
-from metrize.step.group import name_of, space_of
+from metrize.step.group import name_of, space_of, trains
+from metrize.step_sizes import StepSize
 
 
 def _address(p: Tensor) -> int:
@@ -36,7 +42,29 @@ def _address(p: Tensor) -> int:
 
 
 # what may change in place, by `module.to`, assignments to `data` and thawing
-_TRAITS = (id, _address, operator.attrgetter("dtype", "shape"), Tensor.stride, trains)
+_TRAITS = (_address, operator.attrgetter("dtype", "shape"), Tensor.stride)
+_OWN = {"skipped_steps": 0, "format": checkpoint.FORMAT}  # of every group, beside its numbers
+
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "metrize"
+
+
+def _keeping_arguments(init: _Init) -> _Init:
+    """A constructor that keeps the arguments of the first call: a parameter group may replace some of them."""
+
+    @functools.wraps(init)
+    def kept(self: Optimizer, *positional: Any, **named: Any) -> None:
+        if "_maker" not in vars(self):
+            cls = next(cls for cls in type(self).__mro__ if vars(cls).get("__init__") is kept)
+            self._maker = type(self) if getattr(type(self), "__init__") is kept else cls  # noqa: B009
+            self._arguments = given(cls, positional, named)
+        init(self, *positional, **named)
+
+    return cast("_Init", kept)
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -48,82 +76,146 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         params: a module, parameters, named parameters, or groups. A module's declared spaces (`metrize.constrain`) are
-            honoured; so are those of bare parameters.
-        recipe: the five answers; a group may hold its own under ``"recipe"``, or another ``"space"`` or ``"norm"``.
+            honoured; so are those of bare parameters. A group may hold any other argument in its own value, another
+            ``"norm"``, or its own ``"recipe"``; frozen parameters are passed over.
+        recipe: the five answers; or its rule alone, the text of either, or an optimizer of the catalogue or its name,
+            which then trains with its own numbers.
         lr: learning rate, a number or a 0-d tensor.
         weight_decay: per the recipe's convention.
         maximize: ascend instead.
         skip_nonfinite: a step in which any gradient holds a NaN or an infinity leaves parameters, averages and counts
             untouched, and is counted in ``param_groups[0]["skipped_steps"]``.
-        rounding: of bfloat16 parameters, over that of the recipes.
+        space, frame, moments, step_size, decay, rounding: over that of all recipes; see `Recipe`.
+        divide: makes groups of a module or of a list of parameters, each with its own recipe and numbers.
         hyper: the numbers of the rule, such as ``betas`` and ``eps``.
 
     Raises:
         SpaceError: a parameter its space cannot hold or that is off its space, by name.
-        TypeError: an unknown option.
+        TypeError: an unknown option, or a value that is no number.
         ValueError: a number out of range.
     """
+
+    further: ClassVar[type[Part] | None] = None
+    """The part whose arguments this optimizer takes beside its own."""
+
+    marks: ClassVar[tuple[str, ...]] = ()
+    """Keys of a parameter group that the class reads beside its arguments."""
 
     _buckets: list[Bucket] | None = None  # derived; rebuilt whenever parameters, spaces or recipes change
     _exchange = Exchange()
     _signature: list[Any] | None = None
     _measures = False
+    _method: Method | None = None  # derived from the two below, which stay with copies
+    _maker: type[Optimizer]
+    _arguments: Mapping[str, Any]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if _is_ours(cls):
+            known[cls.__name__] = cls
+        if "__init__" in vars(cls) and _is_ours(cls):
+            cls.__init__ = _keeping_arguments(cls.__init__)  # type: ignore[method-assign]
+
+    @_keeping_arguments
     def __init__(
         self,
         params: Params,
-        recipe: Recipe | None = None,
+        recipe: Given = None,
         *,
         lr: float | Tensor = 1e-3,
         weight_decay: float = 0.0,
         maximize: bool = False,
         skip_nonfinite: bool = True,
+        space: Space | None = None,
+        frame: Frame | None = None,
+        moments: Moments | None = None,
+        step_size: StepSize | None = None,
+        decay: Decay | None = None,
         rounding: Rounding | None = None,
+        divide: Callable[[Any], Any] | None = None,
         **hyper: Any,
     ) -> None:
-        recipe = Recipe() if recipe is None else recipe
-        members: Any = named_members(params)
-        if rounding is not None:
-            recipe, members = recipe.replace(rounding=rounding), _with_rounding(members, rounding)
-        known = recipe.hyper()
-        for key in hyper:
-            if key not in known:
-                raise TypeError(_unknown(key, known, recipe))
-        defaults = {
-            "lr": lr,
-            "weight_decay": weight_decay,
-            **known,
-            **hyper,
-            "maximize": maximize,
-            "skip_nonfinite": skip_nonfinite,
-            "recipe": repr(recipe),
-            "skipped_steps": 0,
-            "format": checkpoint.FORMAT,
-        }
-        super().__init__(members, defaults)
+        meant = understood(recipe)
+        if isinstance(meant, Recipe):
+            slots = slots_of({"space": space, "frame": frame, "moments": moments, "step_size": step_size,
+                              "decay": decay, "rounding": rounding})  # fmt: skip
+            numbers = {"lr": lr, "weight_decay": weight_decay, **hyper}
+            numbers |= {"maximize": maximize, "skip_nonfinite": skip_nonfinite}
+            self._method = self._checked(Method(meant.replace(**slots), numbers, divide, slots), hyper)
+        else:
+            self._maker = meant
+            self._arguments = {key: value for key, value in self._arguments.items() if key != "recipe"}
+            self._method = method_of(meant, self._arguments)
+        defaults = {**self.method.numbers, "recipe": repr(self.method.recipe), **_OWN}
+        if isinstance(params, Nothing):
+            self.defaults, self.param_groups, self.state = defaults, [], defaultdict(dict)
+            return
+        if isinstance(params, nn.Module):
+            params = [{"params": params}] if any(True for _ in params.parameters()) else []
+        super().__init__(params, defaults)
+
+    @property
+    def method(self) -> Method:
+        """What the arguments of this optimizer mean."""
+        if self._method is None:
+            self._method = method_of(self._maker, self._arguments)
+        return self._method
 
     @isolated
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, with their own ``recipe``, ``space`` or numbers if wanted.
+        """Add parameters: a module, or parameters with or without names, with their own options if wanted.
+
+        The options are those of the constructor; ``recipe`` and ``norm`` may be others as well. A group may become
+        several, where the optimizer trains the tensors of a model differently.
 
         Raises:
             SpaceError, TypeError, ValueError: as the constructor; nothing is added then.
         """
-        group = dict(param_group)
-        group["params"] = named_members(group["params"])
-        recipe = _recipe_of(group, self.defaults)
-        group["recipe"] = repr(recipe)
-        # numbers this group's rule reads and the optimizer's own rule does not know
-        group = {key: value for key, value in recipe.hyper().items() if key not in self.defaults} | group
-        _check_numbers({**self.defaults, **group}, recipe)
-        super().add_param_group(group)
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        named = ["param_names" in group for group in self.param_groups]
         try:
-            settle(self.param_groups[-1], recipe)
+            for group in groups_of(self, param_group):
+                name_alike(self.param_groups, group)
+                super().add_param_group(group)
+                settle(self.param_groups[-1], parse_recipe(group["recipe"]))
         except Exception:
-            self.param_groups.pop()
+            del self.param_groups[len(named) :]
+            for group, had in zip(self.param_groups, named, strict=True):
+                if not had:
+                    group.pop("param_names", None)
             raise
-        _warn_of_idle_decay(self.param_groups[-1], recipe)
+        for group in self.param_groups[len(named) :]:
+            _warn_of_idle_decay(group, parse_recipe(group["recipe"]))
+            _warn_of_lost_steps(group, parse_recipe(group["recipe"]))
         self._buckets = None
+
+    @classmethod
+    def _read(cls, group: dict[str, Any], method: Method) -> dict[str, Any]:
+        """A group in the words of this class."""
+        own = arguments_of(cls)
+        meant = {key: SYNONYMS[key] for key in group if key not in own and SYNONYMS.get(key) in own}
+        return {meant.get(key, key): value for key, value in group.items()}
+
+    @classmethod
+    def _owner(cls) -> str:
+        """This class, as the user calls it."""
+        return f"metrize.{cls.__name__}" if _is_ours(cls) else cls.__name__
+
+    def _checked(self, method: Method, hyper: Mapping[str, Any]) -> Method:
+        """The method with all numbers of its rule, as Python's own.
+
+        Raises:
+            TypeError: an unknown option, or a value that is no number.
+            ValueError: a number out of range.
+        """
+        numbers = method.recipe.hyper()
+        own = [name for name in arguments_of(type(self)) if name != "recipe" and name not in SLOTS]
+        for key in hyper:
+            if key not in numbers and key not in own:  # a class may tell numbers that another slot does not read
+                owner = str(method.recipe.rule) if type(self) is Optimizer else self._owner()
+                raise TypeError(unknown(key, owner, dict.fromkeys([*own, *numbers, *SLOTS])))
+        return dataclasses.replace(method, numbers=checked({**method.numbers, "recipe": method.recipe}, {}))
 
     # a step decides on the host what to do; torch's own optimizers are left out of graphs in this way too
     @torch._disable_dynamo  # type: ignore[attr-defined]
@@ -147,7 +239,7 @@ class Optimizer(torch.optim.Optimizer):
     @isolated
     def _take(self) -> None:
         maybe_probe = not self.state and all(float(group["lr"]) == 0 for group in self.param_groups)
-        self.init_state()
+        self._arrange()
         # a framework asks a fresh optimizer to allocate its state, by a step with lr 0 and zero gradients
         if not (maybe_probe and self._exchange.agree(self._idle())):
             self._run()
@@ -162,9 +254,15 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             SpaceError: a parameter that is off its space, by name.
         """
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Buckets and state for the parameters as they are now."""
         if self._buckets is None or self._signature != self._sign():
             self._discover()
             self._forget_orphans()
+            if self._buckets is None and not self.state:
+                warn_of_idle_ranks(self.param_groups)
             self._exchange = _exchange_of(self.param_groups)
             self._buckets = assemble(self.param_groups, self.state, self._exchange)
             self._signature = self._sign()
@@ -199,7 +297,7 @@ class Optimizer(torch.optim.Optimizer):
         """Rows of a batch as tensors of their own: a plain pickle would write the whole batch with each of them."""
         content = super().__getstate__()
         apart = {p: {key: _apart(value) for key, value in kept.items()} for p, kept in self.state.items()}
-        return {**content, "state": defaultdict(dict, apart)}
+        return {**content, "state": defaultdict(dict, apart), "_maker": self._maker, "_arguments": self._arguments}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -208,6 +306,19 @@ class Optimizer(torch.optim.Optimizer):
             for key, value in self.defaults.items():
                 group.setdefault(key, value)
         self._buckets = None
+
+    def summary(self) -> str:
+        """A line for each group: its parameters, rule and numbers, the bytes of its state, and on which space it lives.
+
+        The bytes are those of the whole state, whether it is allocated yet or not.
+        """
+        return summary.summary(type(self).__name__, self.param_groups)
+
+    def __repr__(self) -> str:
+        try:
+            return self.summary()
+        except Exception:  # a debugger shows an optimizer that is half made, too
+            return super().__repr__()
 
     def recipes(self) -> list[Recipe]:
         """The recipe of each parameter group."""
@@ -219,14 +330,16 @@ class Optimizer(torch.optim.Optimizer):
 
     def _sign(self) -> list[Any]:
         """What the buckets depend on; cheap, because it is compared at every step."""
-        signature: list[Any] = [len(self.state), declare.revision()]
+        signature: list[Any] = [len(self.state), declare.revision(), Part.revision]
         for state in self.state.values():
             signature.extend(map(id, state.values()))  # offloading exchanges them
         signature += alike_groups(self.param_groups) if len(self.param_groups) > 1 else ()
         for group in self.param_groups:
             signature.append((group["recipe"], group["spaces"], parse_recipe(group["recipe"]).rule.variant(group)))
-            for trait in _TRAITS:
-                signature.extend(map(trait, group["params"]))
+            trained = [trains(p) for p in group["params"]]
+            signature += [*map(id, group["params"]), *trained]
+            for trait in _TRAITS:  # a frozen one may be of any kind
+                signature.extend(map(trait, itertools.compress(group["params"], trained)))
         return signature
 
     def _idle(self) -> bool:
@@ -239,7 +352,7 @@ class Optimizer(torch.optim.Optimizer):
         if not self._exchange.open(self._finite()):
             self._skip()
             return
-        buckets = self.buckets
+        buckets = self._buckets or []
         for bucket in buckets:
             bucket.gather()
         if self._measures:
@@ -267,7 +380,7 @@ class Optimizer(torch.optim.Optimizer):
             for index, p in enumerate(group["params"]):
                 if p.grad is not None and not all_usable([held(p.grad)]):
                     return f"the gradient of {name_of(group, index)!r} {fault_of(held(p.grad))}"
-        return "a gradient of another process is not finite, or too large to be squared"
+        return "the gradient of 'a parameter of another process' is not finite"
 
     def _discover(self) -> None:
         """Take in declarations that came to light since construction, and refuse gradients no rule can use."""
@@ -301,44 +414,20 @@ def _exchange_of(groups: list[dict[str, Any]]) -> Exchange:
     return Sharded(trained) if trained else Exchange()
 
 
-def _with_rounding(params: Any, rounding: Rounding) -> Any:
-    """The same groups, where those with a recipe of their own round in this way too."""
-    entries = list(params)
-    if not entries or not isinstance(entries[0], dict):
-        return entries
-    return [
-        {**group, "recipe": _recipe_of({"recipe": group["recipe"]}, {}).replace(rounding=rounding)}
-        if "recipe" in group
-        else group
-        for group in entries
-    ]
-
-
 def _apart(value: Any) -> Any:
     shared = isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes
     return value.clone() if shared else value
 
 
-def _recipe_of(group: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
-    """The group's own recipe or the optimizer's, on the group's own space and in its own norm if it names them."""
-    recipe = group.pop("recipe", None) or defaults["recipe"]
-    recipe = parse_recipe(recipe) if isinstance(recipe, str) else recipe
-    space, norm = group.pop("space", None), group.pop("norm", None)
-    if space is not None:
-        recipe = recipe.replace(space=parse_space(space) if isinstance(space, str) else space)
-    if norm is None:
-        return recipe
-    return recipe.replace(rule=recipe.rule.with_norm(parse_norm(norm) if isinstance(norm, str) else norm))
-
-
-def _check_numbers(group: dict[str, Any], recipe: Recipe) -> None:
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"lr has shape {tuple(lr.shape)}; give one number")
-    for key in ("lr", "weight_decay"):
-        if not float(group[key]) >= 0:
-            raise ValueError(f"{key}={group[key]}: a number of at least 0")
-    recipe.rule.check_hyper(group)
+def _warn_of_lost_steps(group: dict[str, Any], recipe: Recipe) -> None:
+    short = [name_of(group, i) for i, p in enumerate(group["params"]) if p.dtype == torch.float16 and trains(p)]
+    if short and recipe.step_size.starts_small:
+        warnings.warn(
+            f"parameter {short[0]!r} is float16, which loses the first steps of {recipe.step_size}, so that it may "
+            "never move; train it in bfloat16, where nothing is lost, or in float32",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _warn_of_idle_decay(group: dict[str, Any], recipe: Recipe) -> None:
@@ -350,10 +439,3 @@ def _warn_of_idle_decay(group: dict[str, Any], recipe: Recipe) -> None:
             UserWarning,
             stacklevel=4,
         )
-
-
-def _unknown(key: str, known: dict[str, Any], recipe: Recipe) -> str:
-    options = ["lr", "weight_decay", "maximize", "skip_nonfinite", *known]
-    close = difflib.get_close_matches(key, options, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"options: {', '.join(options)}"
-    return f"unknown option {key!r} of {recipe.rule}; {hint}"

@@ -1,4 +1,4 @@
-"""Parts: frozen values that read and print as one sentence, so that a recipe can travel in a checkpoint as text."""
+"""Parts: frozen values that read and print as one recipe, so that it can travel in a checkpoint as text."""
 
 from __future__ import annotations
 
@@ -6,26 +6,76 @@ import ast
 import dataclasses
 import difflib
 import functools
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
 
+from metrize.values import MisfitError, alternatives, fitted, hints_of, holds_nan, plain, wanted
+
 Spec = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Declared state: key -> (shape, dtype)."""
+
+_CONSTANTS = {"inf": math.inf, "nan": math.nan}
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A value of a recipe: a frozen dataclass of numbers, strings, None and other parts.
+    """A value of a recipe: a frozen dataclass of numbers, strings, None, tuples of them, and other parts.
 
-    Every subclass is known by its name, so ``parse(repr(part)) == part``; the text is what checkpoints hold.
+    Every subclass is known by its name, so ``parse(repr(part)) == part``; the text is what checkpoints hold. Numbers of
+    numpy and torch become plain ones when the part is made, and a value that its annotation does not allow is refused.
+    A class that is defined again takes the place of the one before; the name of another class is refused.
+    ``class Rule(Part, abstract=True)`` makes a contract, of which only subclasses are parts.
     """
 
     known: ClassVar[dict[str, type[Part]]] = {}
+    contracts: ClassVar[dict[str, type[Part]]] = {}
+    revision: ClassVar[int] = 0
+    """How often a class was defined again."""
+    source: ClassVar[str | None] = None
+    """The file that defines the class, where there is one."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Arguments that a resumed run has to share, because they say what state means whose names and shapes are equal."""
+
+    matrices: ClassVar[bool] = False
+    """Whether it takes the dimensions of a tensor for rows and columns, so that it cannot read complex numbers as
+    pairs."""
+
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        Part.known[cls.__name__] = cls
+        cls.source = _source_of(cls.__module__)
+        _refuse_taken_name(cls)
+        parse.cache_clear()  # it holds parts of the class before
+        for names in (Part.known, Part.contracts):
+            Part.revision += names.pop(cls.__name__, None) is not None
+        (Part.contracts if abstract else Part.known)[cls.__name__] = cls
+        if "__repr__" not in vars(cls):  # dataclass would print the qualified name
+            cls.__repr__ = Part.__repr__  # type: ignore[method-assign]
+        if own := vars(cls).get("__post_init__"):
+            cls.__post_init__ = _checked_first(own)  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        """Make the values of all fields plain; runs before a subclass's own.
+
+        Raises:
+            TypeError: a contract, or a value that the annotation of its field does not allow.
+            ValueError: a number that is NaN.
+        """
+        if type(self) in Part.contracts.values():
+            raise TypeError(_is_contract(type(self)))
+        for name, hint in hints_of(type(self)).items():
+            object.__setattr__(self, name, _fitted(self, name, hint))
+
+    def __repr__(self) -> str:
+        """The recipe with all arguments."""
+        told = [f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self)]
+        return f"{type(self).__name__}({', '.join(told)})"
 
     def __str__(self) -> str:
         """The sentence with defaults left out, as a person would write it."""
@@ -38,6 +88,65 @@ class Part:
         return dataclasses.replace(self, **changes)
 
 
+Part.contracts["Part"] = Part
+
+
+def kinds_of(contract: type[Part]) -> list[type[Part]]:
+    """The parts that keep a contract, by name."""
+    known = [cls for cls in Part.known.values() if issubclass(cls, contract)]
+    return sorted(known, key=lambda cls: cls.__name__)
+
+
+def _checked_first(own: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(own)
+    def post_init(self: Part, *arguments: Any) -> None:
+        Part.__post_init__(self)
+        own(self, *arguments)
+
+    return post_init
+
+
+def _fitted(part: Part, name: str, hint: Any) -> Any:
+    value = getattr(part, name)
+    told = f"{type(part).__name__}({name}={value!r})"
+    try:
+        value = plain(value)
+        if holds_nan(value):
+            raise ValueError(f"{told}: {name} is NaN; give {wanted(hint)}")
+        return fitted(value, hint)
+    except MisfitError:
+        contracts = [cls for cls in alternatives(hint) if isinstance(cls, type) and issubclass(cls, Part)]
+        if not contracts:
+            raise TypeError(f"{told}: {name} is {wanted(hint)}") from None
+        fits = ", ".join(f"{cls.__module__}.{cls.__name__}" for contract in contracts for cls in kinds_of(contract))
+        raise TypeError(f"{told}: {value!r} is no {contracts[0].__name__.lower()}; it may be {fits}") from None
+
+
+def _is_contract(cls: type[Part]) -> str:
+    fits = ", ".join(kind.__name__ for kind in kinds_of(cls))
+    return f"{cls.__name__} is a contract; use one of {fits or 'its subclasses'}"
+
+
+def _source_of(module: str) -> str | None:
+    """The file of the module that defines a class, which may be loaded under more than one name."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != module:
+        frame = frame.f_back  # type: ignore[assignment]
+    file = frame and frame.f_globals.get("__file__")
+    return os.path.realpath(file) if file else None
+
+
+def _refuse_taken_name(cls: type[Part]) -> None:
+    known = Part.known.get(cls.__name__) or Part.contracts.get(cls.__name__)
+    if known is None or (
+        known.__qualname__ == cls.__qualname__
+        and (known.__module__ == cls.__module__ or (cls.source is not None and known.source == cls.source))
+    ):
+        return
+    here, there = (f"{each.__module__}.{each.__qualname__}" for each in (cls, known))
+    raise TypeError(f"{here} has the name of {there}, and a recipe knows parts by name; choose another name")
+
+
 def _text(value: Any) -> str:
     return str(value) if isinstance(value, Part) else repr(value)
 
@@ -46,6 +155,12 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
+
+
+def known_parts() -> dict[str, type[Part]]:
+    """Every part by name: those of the library, which are imported here if they were not yet, and the user's own."""
+    importlib.import_module("metrize.public")
+    return Part.known
 
 
 @functools.lru_cache(maxsize=1024)
@@ -70,7 +185,11 @@ def parse(sentence: str) -> Part:
 
 def _build(node: ast.expr, sentence: str) -> Any:
     if isinstance(node, ast.Name):  # `Stiefel` is short for `Stiefel()`
-        return _class_of(node.id, sentence)()
+        return _CONSTANTS[node.id] if node.id in _CONSTANTS else _class_of(node.id, sentence)()
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and ast.unparse(node.operand) in _CONSTANTS:
+        return -_CONSTANTS[ast.unparse(node.operand)]
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(_build(entry, sentence) for entry in node.elts)
     if not isinstance(node, ast.Call):
         try:
             return ast.literal_eval(node)
@@ -88,10 +207,13 @@ def _build(node: ast.expr, sentence: str) -> Any:
 
 
 def _class_of(name: str, sentence: str) -> type[Part]:
-    if name not in Part.known:
-        close = difflib.get_close_matches(name, Part.known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; known parts: {', '.join(sorted(Part.known))}"
-        raise ValueError(f"unknown part {name!r} in {sentence!r}{hint}")
+    if name in Part.contracts:
+        raise ValueError(f"{sentence!r}: {_is_contract(Part.contracts[name])}")
+    if name not in Part.known and name not in (known := known_parts()):
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; known parts: {', '.join(sorted(known))}"
+        own = "; if it is your own, import the module that defines it before loading"
+        raise ValueError(f"unknown part {name!r} in {sentence!r}{hint}{own}")
     return Part.known[name]
 
 

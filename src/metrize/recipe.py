@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import warnings
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from metrize.decay import DECAYS, Convention, Decay
 from metrize.frames import Frame, Identity
 from metrize.moments import Dense, Moments
+from metrize.norms import Norm
 from metrize.part import Part, choice, offers, parse
 from metrize.rounding import Nearest, Rounding
 from metrize.rules import Adam, Kernel, Rule
@@ -47,6 +49,9 @@ class Recipe(Part):
     Raises:
         TypeError: something that does not belong in its slot.
         ValueError: an unknown decay.
+
+    Warns:
+        UserWarning: the step size measures in another norm than that of the rule.
     """
 
     space: Space | None = None
@@ -60,22 +65,39 @@ class Recipe(Part):
     def __post_init__(self) -> None:
         if not isinstance(self.decay, Convention):
             choice(self, "decay", tuple(DECAYS))
-        slots = {"frame": Frame, "moments": Moments, "rule": Rule, "step_size": StepSize, "rounding": Rounding}
-        for slot, kind in slots.items():
-            self._check(slot, kind)
-        if self.space is not None:
-            self._check("space", Space)
+        steepest = self.rule.norm_of_steps
+        object.__setattr__(self, "step_size", self.step_size.beside(steepest))
+        measured = self.step_size.measured_in
+        if steepest is not None and measured is not None and measured != steepest:
+            warnings.warn(
+                f"step_size={self.step_size} measures in another norm than the steps of rule={self.rule} have; "
+                "leave its norm out, and it is that of the rule",
+                stacklevel=4,
+            )
 
-    def _check(self, slot: str, kind: type[Part]) -> None:
-        value = getattr(self, slot)
-        if not isinstance(value, kind):
-            kinds = [cls for cls in Part.known.values() if issubclass(cls, kind) and cls is not kind]
-            fits = sorted(f"{cls.__module__}.{cls.__name__}" for cls in kinds)
-            raise TypeError(f"{slot}={value!r} is no {kind.__name__.lower()}; it may be {', '.join(fits)}")
+    def with_norm(self, norm: Norm) -> Recipe:
+        """The same in another norm; a step size that measured in the rule's measures in the new one.
+
+        Raises:
+            TypeError: the rule has a norm of its own.
+        """
+        rule, step_size = self.rule.with_norm(norm), self.step_size
+        if step_size.measured_in is not None and step_size.measured_in == self.rule.norm_of_steps:
+            step_size = step_size.replace(norm=norm)
+        return self.replace(rule=rule, step_size=step_size)
 
     def hyper(self) -> dict[str, Any]:
         """The numbers of a parameter group that this recipe reads beside ``lr`` and ``weight_decay``."""
         return self.rule.hyper()
+
+    def check_hyper(self, hyper: dict[str, Any]) -> None:
+        """Refuse numbers of a parameter group that the rule or the frame cannot work with.
+
+        Raises:
+            ValueError: naming the option and its value.
+        """
+        self.rule.check_hyper(hyper)
+        self.frame.told(hyper)
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019 - parts are small, and a model has few shapes
     def check(self, space: Space, shape: torch.Size) -> None:
@@ -91,6 +113,22 @@ class Recipe(Part):
         if reason := self._objection(space, shape):
             nearest = self.nearest(space, shape)
             raise SpaceError(reason if nearest is None else f"{reason}; the nearest sentence that works: {nearest}")
+
+    def check_complex(self, dtype: torch.dtype) -> None:
+        """Refuse parts that would take the real and the imaginary parts of a complex tensor for two columns.
+
+        Args:
+            dtype: of the tensor.
+
+        Raises:
+            SpaceError: with the part and the remedy.
+        """
+        if (part := _reader_of_matrices(self)) is not None:
+            raise SpaceError(
+                f"{part} reads the rows and columns of real matrices, and this tensor is {dtype}; give it a group with "
+                "recipe='Recipe()', betas=(0.9, 0.999), eps=1e-8, which trains real and imaginary parts by Adam, or "
+                "keep them as two tensors"
+            )
 
     def nearest(self, space: Space, shape: torch.Size) -> Recipe | None:
         """The sentence that works with the fewest slots put back to their defaults; None: there is none.
@@ -158,6 +196,15 @@ class Recipe(Part):
             return None
         unchanged = offers(self.rule, "kernel", "direction", "gain", "passes")
         return self.rule.kernel(self.decay, numbers) if unchanged else None
+
+
+def _reader_of_matrices(part: Part) -> Part | None:
+    """The first part within a part, or the part itself, that takes a tensor for a matrix."""
+    if part.matrices:
+        return part
+    inner = (getattr(part, field.name) for field in dataclasses.fields(part))
+    readers = (_reader_of_matrices(value) for value in inner if isinstance(value, Part))
+    return next((reader for reader in readers if reader is not None), None)
 
 
 def parse_recipe(sentence: str) -> Recipe:

@@ -12,8 +12,8 @@ from metrize.part import Part, Spec
 
 
 @dataclasses.dataclass(frozen=True)
-class Rounding(Part):
-    """From float32 to a parameter's 16 bits, once in a step. Parameters of other dtypes are written as they are."""
+class Rounding(Part, abstract=True):
+    """From float32 to a parameter's bfloat16, once in a step. Parameters of other dtypes are written as they are."""
 
     exact: ClassVar[bool] = True
     """Whether a plain copy says all that `narrow_` says."""
@@ -54,7 +54,7 @@ class Nearest(Rounding):
 
 @dataclasses.dataclass(frozen=True)
 class Stochastic(Rounding):
-    """Up or down at random, ``P(up) = (x - low) / (high - low)``, so that small steps count on average: to bfloat16.
+    """Up or down at random, ``P(up) = (x - low) / (high - low)``, so that small steps count on average.
 
     Random numbers come from a generator that is made anew for each parameter and step from a seed in the state, so that
     a resumed run draws what the straight run would have drawn.
@@ -91,37 +91,24 @@ class Stochastic(Rounding):
 class Compensated(Rounding):
     """To the nearest number, and what that leaves out is kept in 16 bits more: float32 weights for two bytes each.
 
-    The parameter itself stays the 16-bit tensor that the model computes with. Beside a bfloat16 number the lower bits of
-    the float32 number are kept, beside a float16 number its error in 2^-16 of its last digit.
+    The parameter itself stays the bfloat16 tensor that the model computes with.
     """
 
     exact: ClassVar[bool] = False
 
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
-        return {"rounding.rest": (tuple(shape), torch.int16)} if dtype.itemsize == 2 else {}
+        return {"rounding.rest": (tuple(shape), torch.int16)} if dtype == torch.bfloat16 else {}
 
     def widen(self, stored: Tensor, rest: Tensor | None) -> Tensor:
         if rest is None:
             return stored.float()
-        if stored.dtype == torch.float16:
-            return stored.float() + rest * (_digit(stored) * 2**-16)
         return (stored.float().view(torch.int32) + rest).view(torch.float32)
 
     def narrow_(self, stored: Tensor, wide: Tensor, rest: Tensor | None, draw: int) -> None:
         stored.copy_(wide)
-        if rest is None:
-            return
-        if stored.dtype == torch.float16:
-            left = ((wide - stored.float()) / (_digit(stored) * 2**-16)).nan_to_num_()
-        else:
+        if rest is not None:
             left = wide.contiguous().view(torch.int32) - stored.float().view(torch.int32)
-        rest.copy_(left.clamp_(-(2**15), 2**15 - 1))  # a tie may ask for one more
-
-
-def _digit(stored: Tensor) -> Tensor:
-    """The last digit of float16 numbers, in float32: that of the largest where they are infinite."""
-    powers = (stored.float().view(torch.int32) & 0x7F800000).view(torch.float32)  # of 2, at most the number's size
-    return powers.clamp(2**-14, 2**15) * 2**-10
+            rest.copy_(left.clamp_(-(2**15), 2**15 - 1))  # a tie may ask for one more
 
 
 def rounded(wide: Tensor, noise: Tensor) -> Tensor:

@@ -183,8 +183,10 @@ def sample(count: int, seed: int, fits: bool | None = None) -> list[Recipe]:
     return found
 
 
-def legal(recipe: Recipe, shape: torch.Size = SHAPE) -> bool:
+def legal(recipe: Recipe, shape: torch.Size = SHAPE, dtype: torch.dtype = torch.float32) -> bool:
     try:
+        if dtype.is_complex:
+            recipe.check_complex(dtype)
         recipe.check(recipe.space or Vector(), shape)
     except metrize.SpaceError:
         return False

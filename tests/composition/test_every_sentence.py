@@ -132,7 +132,7 @@ def check_case(recipe: Recipe, shape: torch.Size, dtype: torch.dtype, save_at: i
         params = [nn.Parameter(point(recipe, seed, shape, dtype)) for seed in range(2)]
     except metrize.SpaceError:
         assume(False)
-    assume(legal(recipe, shape))
+    assume(legal(recipe, shape, dtype))
 
     def build(params: list[nn.Parameter]) -> Optimizer:
         return Optimizer(params, recipe, lr=0.01)

@@ -67,7 +67,7 @@ CASES: list[tuple[Recipe, tuple[int, ...], str, Recipe]] = [
     (
         Recipe(Grassmann(), step_size=step_sizes.Prodigy()),
         (6, 4),
-        "step_size=Prodigy() is for tensors in a vector space",
+        "step_size=Prodigy(norm=MaxEntry()) is for tensors in a vector space",
         Recipe(Grassmann()),
     ),
     (
@@ -99,7 +99,7 @@ CASES: list[tuple[Recipe, tuple[int, ...], str, Recipe]] = [
     (
         Recipe(rule=rules.Momentum(), step_size=step_sizes.Prodigy(bias_correction=True)),
         (5,),
-        "step_size=Prodigy(bias_correction=True) reads betas, which rule=Momentum() has not",
+        "step_size=Prodigy(norm=MaxEntry(), bias_correction=True) reads betas, which rule=Momentum() has not",
         Recipe(rule=rules.Momentum()),
     ),
     (
@@ -169,8 +169,8 @@ def test_nothing_is_added_where_a_group_is_refused() -> None:
 
 
 def test_what_no_sentence_helps_against_is_refused_without_one() -> None:
-    with pytest.raises(metrize.SpaceError, match="only floating point") as caught:
-        Optimizer([torch.ones(3, dtype=torch.int64)])
+    with pytest.raises(metrize.SpaceError, match="too short to be trained") as caught:
+        Optimizer([nn.Parameter(torch.ones(3).to(torch.float8_e4m3fn))])
     assert TOLD not in str(caught.value)
     with pytest.raises(metrize.SpaceError, match="not a point of") as caught:
         Optimizer([nn.Parameter(torch.ones(6, 4))], Recipe(Stiefel()))

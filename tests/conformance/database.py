@@ -141,8 +141,24 @@ class Entry(OptimizerInfo):
         return [*super().get_decorators(test_class, test_name, *rest), *([] if kept else [pytest.mark.slow])]
 
 
+def takes_complex(cls: type[metrize.Optimizer]) -> bool:
+    """As pairs of real numbers; `test_complex.py` has those that refuse them, and Scion, which goes by their shape."""
+    try:
+        cls([torch.nn.Parameter(torch.ones(3, 2, dtype=torch.complex64))])
+    except metrize.SpaceError:
+        return False
+    return cls is not metrize.Scion
+
+
 DATABASE = [
-    Entry(cls, optim_inputs_func=inputs, scheduler_inputs=SCHEDULERS, supported_impls=(), not_og_supported_flags=())
+    Entry(
+        cls,
+        optim_inputs_func=inputs,
+        scheduler_inputs=SCHEDULERS,
+        supported_impls=(),
+        not_og_supported_flags=(),
+        supports_complex=takes_complex(cls),
+    )
     for cls, inputs in INPUTS.items()
 ]
 

@@ -44,7 +44,7 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize("what", UNFIT)
+@pytest.mark.parametrize("what", [what for what in UNFIT if what != "integer"])  # which is always frozen
 def test_an_optimizer_refuses_a_tensor_its_space_cannot_hold(what: str) -> None:
     weight, space, match = UNFIT[what]
     module = holder(weight.clone())
@@ -66,11 +66,6 @@ def test_a_declaration_refuses_a_tensor_its_space_cannot_hold(what: str, project
     assert not spaces_of(module)
     if weight.is_floating_point():
         metrize.Adam(module)  # and it is as free as before
-
-
-def test_an_integer_parameter_is_refused_on_a_vector_space_too() -> None:
-    with pytest.raises(SpaceError, match=r"'weight'.*only floating point.*int64"):
-        metrize.Adam(holder(torch.ones(3, dtype=torch.int64)))
 
 
 def test_a_group_with_an_unfit_tensor_is_not_added() -> None:
@@ -366,7 +361,7 @@ def test_a_checkpoint_for_a_copied_model_is_taken_as_soon_as_its_spaces_are_know
     train(model, optimizer, 0, 2)
     other = copy.deepcopy(model)
     bare = metrize.Adam(list(other.parameters()), lr=0.1)
-    with pytest.raises(ValueError, match=r"'#0 of its group' was trained on Stiefel.*declare it alike before loading"):
+    with pytest.raises(ValueError, match=r"'tall.weight' was trained on Stiefel.*declare it alike before loading"):
         bare.load_state_dict(optimizer.state_dict())
     other(torch.ones(1, 3))
     bare.load_state_dict(optimizer.state_dict())

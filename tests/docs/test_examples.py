@@ -21,7 +21,7 @@ def test_the_examples_of_a_page_run_in_order(page, capsys):
     namespace: dict[str, object] = {"__name__": "example"}
     for example in examples(page):
         start = time.process_time()
-        exec(compile(example.code, str(DOCS / page), "exec"), namespace)
+        exec(compile(example.code, str(DOCS / page), "exec", dont_inherit=True), namespace)
         seconds = time.process_time() - start
         printed = capsys.readouterr().out
         if example.output is not None:

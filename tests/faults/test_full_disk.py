@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import victims
 from runs import assert_same_run, config_of
 
 from metrize.cli import main
+from metrize.lab import durable
 from metrize.lab.config import RunConfig
 from metrize.lab.durable import NotWrittenError, draft_of, replacing
 from metrize.lab.events import Event, Stepped
@@ -27,10 +29,20 @@ def config(tmp_path: Path) -> RunConfig:
     return config_of(tmp_path)
 
 
-def no_room_for(file: Path) -> None:
-    """Whatever is written to this file finds no space left on the device."""
-    file.parent.mkdir(exist_ok=True)
-    file.symlink_to(FULL)
+@pytest.fixture
+def no_room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Whatever is written to a file finds no space left on the device, the next time that it is made."""
+    full: set[str] = set()
+    make = durable._made_anew
+
+    def made_anew(name: str, flags: int) -> int:
+        if str(name) not in full:
+            return make(name, flags)
+        full.discard(str(name))
+        return os.open(FULL, flags)
+
+    monkeypatch.setattr(durable, "_made_anew", made_anew)
+    return lambda file: full.add(str(file))
 
 
 def kept(folder: Path) -> set[str]:
@@ -39,7 +51,9 @@ def kept(folder: Path) -> set[str]:
 
 @needs_full
 @pytest.mark.parametrize("step", [5, 15, 20])
-def test_a_checkpoint_without_room_leaves_those_before_it(config: RunConfig, tmp_path: Path, step: int) -> None:
+def test_a_checkpoint_without_room_leaves_those_before_it(
+    config: RunConfig, tmp_path: Path, no_room_for: Callable[[Path], None], step: int
+) -> None:
     run = tmp_path / "run"
 
     def fill(event: Event) -> None:
@@ -57,7 +71,7 @@ def test_a_checkpoint_without_room_leaves_those_before_it(config: RunConfig, tmp
 
 
 @needs_full
-def test_figures_without_room(config: RunConfig, tmp_path: Path) -> None:
+def test_figures_without_room(config: RunConfig, tmp_path: Path, no_room_for: Callable[[Path], None]) -> None:
     run = tmp_path / "run"
     no_room_for(draft_of(run / "summary.json"))
     with pytest.raises(NotWrittenError, match=r"summary.json could not be written: No space left"):
@@ -70,9 +84,8 @@ def test_figures_without_room(config: RunConfig, tmp_path: Path) -> None:
 
 @needs_full
 def test_the_command_line_says_how_to_go_on(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: RunConfig, tmp_path: Path, no_room_for: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
     no_room_for(draft_of(tmp_path / "run" / "checkpoint-5.pt"))
     model = [word for key, value in config.model.items() for word in ("--model", f"{key}={value}")]
     words = ["text", *model, "--steps=20", "--batch-size=4", "--checkpoint-every=5", f"--text-file={config.text_file}"]

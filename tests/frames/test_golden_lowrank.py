@@ -41,7 +41,7 @@ def coap(hyper: dict[str, Any], **more: Any) -> Build:
         "reproject": hyper["reproject_factor"],
         "scale": hyper["scale"],
         "normalize": False,
-        "carry": "root" if hyper["restore_state"] else None,
+        "carry": ("linear" if "decay_rate" in hyper else "root") if hyper["restore_state"] else None,
         "stagger": False,
     }
     return lambda p: metrize.COAP([p], **inner(hyper), **options, **more)

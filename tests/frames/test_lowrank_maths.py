@@ -82,7 +82,7 @@ def test_the_projected_side(side, shape, kept):
         torch.testing.assert_close(along(grad[None], (basis @ basis.mT)[None], d)[0], grad, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e13])
 @pytest.mark.parametrize(
     "frame", [frames.GaLore(rank=2), frames.GaLore(rank=2, method="sketch"), frames.COAP(rank=2)], ids=str
 )

@@ -75,3 +75,33 @@ def test_precision(method: str, precision: str, tmp_path: Path) -> None:
 def test_accumulated_batches_are_one_step(method: str, tmp_path: Path) -> None:
     _, trainer = fit(tmp_path, method, 1, accumulate_grad_batches=2)
     assert {int(state["step"]) for state in state_of(trainer.optimizers[0]).values()} == {4}
+
+
+class Thaw(lightning.callbacks.BaseFinetuning):
+    """Trains the last layer, and all of it from the second epoch on."""
+
+    def freeze_before_training(self, module: Any) -> None:
+        self.freeze(module.net[:-1])
+
+    def finetune_function(self, module: Any, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(module.net[:-1], optimizer, lr=1e-3)
+
+
+@pytest.mark.parametrize("method", ["AdamW", "SOAP"])
+def test_layers_that_thaw_join_an_optimizer_of_a_module(method: str, tmp_path: Path) -> None:
+    class Finetuned(Classifier):
+        def configure_optimizers(self) -> Any:
+            return METHODS[self.method](self.net[-1])
+
+    module = Finetuned(method)
+    start = {name: p.detach().clone() for name, p in module.named_parameters()}
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=1, max_epochs=2, callbacks=[Thaw()], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(examples(), batch_size=4))
+    optimizer = trainer.optimizers[0]
+    assert all(not torch.equal(p, start[name]) for name, p in module.named_parameters())
+    assert {int(state["step"]) for state in state_of(optimizer).values()} == {8, 16}
+    assert optimizer.param_groups[-1]["lr"] == 1e-3

@@ -235,7 +235,6 @@ def test_size_and_not_shape_decides_what_is_quantized():
         ({"block": 0}, "block=0"),
         ({"block": -256}, "even number"),
         ({"block": 33}, "even number"),
-        ({"block": 256.0}, "even number"),
         ({"smallest": -1}, "smallest=-1"),
     ],
     ids=str,

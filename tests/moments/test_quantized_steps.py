@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_codec_is_refused():
     trained(optimizer, range(1))
     for other in (Adam4bit, metrize.AdamW, lambda p: Adam8bit(p, block=128)):
         fresh = other(tensors())
-        with pytest.raises(ValueError, match=r"was trained with .*Quantized\(bits=8, block=256"):
+        with pytest.raises(ValueError, match=r"was trained with .*Quantized\(\)"):
             fresh.load_state_dict(optimizer.state_dict())
         assert not fresh.state
 

@@ -334,7 +334,7 @@ def test_a_point_of_a_manifold_stays_there_and_goes_down(name: str) -> None:
     space, options = metrize.Stiefel(polish_every=0), {"smallest": 0, "block": 4} if name == "Adam4bit" else {}
     start, goal = (space.random_(torch.empty(6, 3), generator) for _ in range(2))
     p = nn.Parameter(start)
-    optimizer = metrize.catalogue()[name]([{"params": [("w", p)], "space": space}], lr=0.03, **options)
+    optimizer = metrize.catalogue()[name]([{"params": [("wo", p)], "space": space}], lr=0.03, **options)
     losses = []
     for _ in range(40):
         losses.append((p.detach() - goal).square().sum())

@@ -134,7 +134,6 @@ def test_a_shape_that_does_not_fit_is_refused(layout, shape, words):
         {"outer": 2},
         {"inner": 3},
         {"split": (2, 0)},
-        {"split": [2, 2]},
         {"unfold": True, "groups": 0},
         {"split": (1,), "outer": 0},
         {"block_rows": -1},

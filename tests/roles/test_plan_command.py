@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
+import metrize
 from metrize.cli import main
 
 MODELS = """
@@ -62,6 +66,27 @@ def test_on_a_terminal_there_is_a_table(monkeypatch, capsys):
     assert "\x1b[" in out
     assert "3.weight" in out
     assert "is a guess" in out
+
+
+@pytest.mark.parametrize("columns", [30, 60, 100])
+def test_a_narrow_terminal_breaks_no_name(columns, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["plan", "digits"]) == 0
+    lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+    assert all(len(line) <= columns for line in lines)
+    assert "blocks.0.qkv.weight" in [line.strip() for line in lines]
+
+
+def test_json_has_every_parameter(capsys):
+    assert main(["plan", "own_models:network", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    by_name = {row["name"]: row for row in told["parameters"]}
+    assert list(by_name) == ["0.weight", "0.bias", "3.weight", "3.bias"]
+    assert (by_name["3.weight"]["shape"], by_name["3.weight"]["role"]) == ([10, 288], "head")
+    assert metrize.parse(by_name["0.bias"]["recipe"]) == metrize.Recipe()
+    assert any("is a guess" in note for note in told["notes"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 
@@ -215,7 +216,8 @@ def test_fadam_takes_bounded_steps_whatever_the_size_of_the_gradient(scale, powe
     optimizer = metrize.FAdam(params, lr=0.1, weight_decay=0.1, power=power, form=form)
     for step in range(3):
         feed(params, step, scale)
-        optimizer.step()
+        with contextlib.nullcontext() if scale < 1e14 else pytest.warns(RuntimeWarning, match="too large"):
+            optimizer.step()
     for p, start in zip(params, before, strict=True):
         assert torch.isfinite(p).all()
         assert float((p.detach() - start).square().mean().sqrt()) <= 0.1 * (0.1 + 0.19 + 0.271 + 3 * 0.1) + 1e-3

@@ -216,7 +216,7 @@ def test_factors_are_float32_for_a_16_bit_parameter_and_resume_to_the_bit():
         return p, optimizer
 
     straight, optimizer = run(None, range(7))
-    assert {v.dtype for k, v in optimizer.state[straight].items() if k != "roots.failures"} == {torch.float32}
+    assert {v.dtype for k, v in optimizer.state[straight].items() if k != "failures"} == {torch.float32}
     half, first = run(None, range(3))
     resumed, second = run((half.detach(), first.state_dict()), range(3, 7))
     assert torch.equal(straight, resumed)
@@ -269,7 +269,7 @@ def test_three_failures_in_a_row_are_an_error_that_names_the_parameter(monkeypat
     failing(monkeypatch)
     for _ in range(2):
         optimizer.step()
-    assert int(optimizer.state[p]["roots.failures"]) == 2
+    assert int(optimizer.state[p]["failures"]) == 2
     assert torch.equal(optimizer.state[p]["block_0.root_0"], root)
     before = p.detach().clone()
     with pytest.raises(FrameError, match=r"'layer.weight'.*three times in a row"):
@@ -277,7 +277,7 @@ def test_three_failures_in_a_row_are_an_error_that_names_the_parameter(monkeypat
     assert torch.equal(p, before)
     monkeypatch.undo()
     optimizer.step()
-    assert int(optimizer.state[p]["roots.failures"]) == 0
+    assert int(optimizer.state[p]["failures"]) == 0
 
 
 def test_a_gradient_that_is_not_finite_does_not_poison_the_factors():

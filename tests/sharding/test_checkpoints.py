@@ -184,3 +184,50 @@ def refused(folder: str) -> None:
 
 def test_another_recipe_is_refused(pools: dict[int, Pool], tmp_path: Path) -> None:
     pools[2].run(refused, str(tmp_path))
+
+
+def refused_alike() -> str:
+    """One process of two has a damaged part."""
+    model, optimizer = _started("AdamW", {})
+    _go(model, optimizer, 0, 1)
+    before = wholes(model)
+    saved = optimizer.state_dict()
+    if dist.get_rank() == 1:
+        saved["param_groups"][0]["recipe"] = "Recipe(rule=Unknown())"
+    held = {p: {key: value.clone() for key, value in kept.items()} for p, kept in optimizer.state.items()}
+    try:
+        optimizer.load_state_dict(saved)
+    except ValueError as error:
+        told = str(error)
+    else:
+        told = "taken"
+    assert all(torch.equal(value, before[key]) for key, value in wholes(model).items())
+    assert all(torch.equal(held[p][key], kept[key]) for p, kept in optimizer.state.items() for key in kept)
+    return told
+
+
+def test_all_processes_refuse_what_one_refuses(pools: dict[int, Pool]) -> None:
+    first, second = pools[2].run(refused_alike)
+    assert "another process of this run refuses" in first
+    assert "cannot read" in second
+
+
+def converted(name: str, of_torch: bool) -> Weights:
+    """Averages of whole tensors, and of torch's own optimizer, into the parts of a sharded one."""
+    model, optimizer = _started("AdamW", {})
+    old = torch.optim.AdamW(model.parameters(), lr=0.02, fused=True) if of_torch else optimizer
+    for step in range(HALF):
+        hand_out(model, step)
+        old.step()
+    new = metrize.catalogue()[name](model, **({} if name == "AdamW" else {"smallest": 0}))
+    content = old.state_dict()
+    new.load_state_dict(metrize.convert_state(content, new) if name != "AdamW" else content)
+    _go(model, new, HALF, END)
+    return wholes(model)
+
+
+@pytest.mark.parametrize(("name", "of_torch"), [("AdamW", True), ("Adam8bit", False), ("Adam8bit", True)])
+def test_sharded_state_is_converted_as_that_of_one_process(pools: dict[int, Pool], name: str, of_torch: bool) -> None:
+    alone = converted(name, of_torch)
+    allowed = 1e-6 if of_torch else 0  # the steps of torch's own on parts of a tensor round differently
+    assert largest_difference(pools[2].run(converted, name, of_torch), alone) <= allowed

@@ -94,5 +94,5 @@ def test_an_empty_batch_is_no_trouble():
 
 
 def test_what_spaces_share_is_no_space():
-    with pytest.raises(ValueError, match="unknown part"):
+    with pytest.raises(ValueError, match="Orthonormal is a contract; use one of Grassmann, Orthogonal, Stiefel"):
         metrize.parse("Orthonormal()")

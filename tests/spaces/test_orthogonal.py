@@ -54,14 +54,6 @@ def test_a_reflection_is_no_rotation():
     assert torch.linalg.det(layer.weight).item() == pytest.approx(1)
 
 
-def test_a_single_number_stays():
-    for special, start in ((False, -1.0), (True, 1.0)):
-        p = torch.nn.Parameter(torch.full((1, 1), start))
-        p.grad = torch.ones(1, 1)
-        metrize.Adam([p], lr=0.1, space=Orthogonal(special=special)).step()
-        assert p.item() == start
-
-
 @pytest.mark.parametrize(
     ("shape", "space"), [((4, 3), Orthogonal()), ((4,), Orthogonal()), ((9, 4), Orthogonal(blocks=3))]
 )

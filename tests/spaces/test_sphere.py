@@ -74,7 +74,7 @@ def test_a_step_has_its_length_on_the_sphere(retraction):
     assert p.norm().item() == pytest.approx(radius, rel=1e-14)
 
 
-@pytest.mark.parametrize("x", [torch.zeros(4), torch.full((4,), 3e38), torch.full((4,), 1e-40)])
+@pytest.mark.parametrize("x", [torch.full((4,), 3e38), torch.full((4,), 1e-40)])
 def test_the_projection_survives_every_length(x):
     assert Sphere().error_of(Sphere().project_(x)) < 1e-6
 

@@ -81,7 +81,7 @@ def problem_of(problem, seed=0, count=200):
 @pytest.mark.parametrize("second_moment", ["elementwise", "scalar"])
 def test_the_default_form_is_stiefel_on_phi(second_moment):
     phi, grads = random_point(Stiefel(), (3, 6, 2)), gaussian((10, 3, 12, 4), 1)
-    u = torch.nn.Parameter(SymplecticStiefel().project_(torch.zeros(3, 12, 4, dtype=phi.dtype)))
+    u = torch.nn.Parameter(torch.zeros(3, 12, 4, dtype=phi.dtype))
     with torch.no_grad():
         quarters(u)[0].copy_(phi)
         quarters(u)[3].copy_(phi)
@@ -515,7 +515,7 @@ def test_what_is_nearly_symplectic_is_put_right():
     close(root @ root, adjoint(near[0]) @ near[0], 1e-12)
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e3, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e3, 1e30])
 def test_anything_else_goes_to_the_nearest_orthosymplectic_matrix(scale):
     x = gaussian((10, 8, 4)) * scale
     put = FULL.project_(x.clone())

@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
+from metrize import __version__
 from metrize.cli import show
-from metrize.cli.progress import watching
-from metrize.cli.settings import Count, Setting, Words
-from metrize.lab.config import RunConfig
+from metrize.cli.settings import Count, Json, Setting, Words
+from metrize.lab.config import FolderError, RunConfig
+from metrize.lab.durable import NotWrittenError
 
 app = App(
     name="metrize",
     help="Optimizers that give every tensor the geometry it deserves: train, compare, report.",
-    version=version("metrize"),
+    version=__version__,
     default_parameter=Parameter(negative=(), show_env_var=False),
 )
 data_app = App(name="data", help="Get data sets.")
@@ -40,7 +40,10 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and turn what can go wrong into a line and an exit status."""
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-    except (CycloptsError, MendableError, OSError) as error:
+    except UnusedCliTokensError as error:
+        show.error(_unused(error.unused_tokens or [], arguments))
+        return 2
+    except (CycloptsError, FolderError, MendableError, NotWrittenError, OSError) as error:
         show.error(_text(error))
         return 2
     except StoppedError as stopped:
@@ -61,6 +64,7 @@ def train(
     seed: int = RunConfig.seed,
     out: Path | None = None,
     resume: Path | None = None,
+    as_json: Json = False,
 ) -> None:
     """Train one model with one method, and draw its report.
 
@@ -73,7 +77,9 @@ def train(
         out: Folder of the run. [default: runs/TASK-METHOD-seedN]
         resume: Go on with the interrupted run in this folder, bit for bit; no other option is needed, and only --nproc
             is possible.
+        as_json: Print the table as JSON and nothing else; progress goes to standard error.
     """
+    from metrize.cli.progress import watching
     from metrize.lab.compare import parse_options
     from metrize.lab.methods import space_of
     from metrize.lab.report import draw_report
@@ -90,9 +96,9 @@ def train(
             config = dataclasses.replace(saved, nproc=config.nproc or saved.nproc)
     folder = resume or out or Path("runs", f"{config.task}-{slug(config.label)}-seed{config.seed}")
     _check([config])
-    with _stoppable(f"metrize train --resume {folder}"), watching([folder.name]) as watch:
+    with _stoppable(f"metrize train --resume {folder}"), watching([folder.name], stderr=as_json) as watch:
         train_run(config, folder, watch, resume=resume is not None)
-    show.report(draw_report(folder))
+    show.report(draw_report(folder), as_json)
 
 
 @app.command
@@ -104,6 +110,7 @@ def compare(
     target: float | None = None,
     out: Path | None = None,
     resume: Path | None = None,
+    as_json: Json = False,
 ) -> None:
     """Train several methods with several seeds, and show them in one table and one report.
 
@@ -115,7 +122,9 @@ def compare(
         target: Held-out loss to time; without it, the one that the second best method ends with.
         out: Folder of the comparison. [default: runs/TASK-comparison]
         resume: Go on with the interrupted comparison in this folder; finished runs are not repeated.
+        as_json: Print the table as JSON and nothing else; progress goes to standard error.
     """
+    from metrize.cli.progress import watching
     from metrize.lab.compare import compare as compare_runs
     from metrize.lab.compare import parse_method
     from metrize.lab.runs import Comparison
@@ -131,26 +140,27 @@ def compare(
     folder = resume or out or Path("runs", f"{base.task}-comparison")
     _check(comparison.methods)
     names = [name for name, _ in comparison.runs()]
-    with _stoppable(f"metrize compare --resume {folder}"), watching(names) as watch:
+    with _stoppable(f"metrize compare --resume {folder}"), watching(names, stderr=as_json) as watch:
         report = compare_runs(comparison, folder, watch, resume=resume is not None)
-    show.report(report)
+    show.report(report, as_json)
 
 
 @app.command
-def report(folder: Path, *, target: float | None = None) -> None:
+def report(folder: Path, *, target: float | None = None, as_json: Json = False) -> None:
     """Draw the report of a run, of a comparison, or of any folder of runs again.
 
     Args:
         folder: The run, the comparison, or the folder of runs.
         target: Held-out loss to time; without it, the comparison's own, or what the second best method ends with.
+        as_json: Print the table as JSON and nothing else.
     """
     from metrize.lab.report import draw_report
 
-    show.report(draw_report(folder, target))
+    show.report(draw_report(folder, target), as_json)
 
 
 @app.command(name="list")
-def list_all(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> None:
+def list_all(*, as_json: Json = False) -> None:
     """List the optimizers and what each is made of, and the tasks and what each is about.
 
     Args:
@@ -206,7 +216,7 @@ def _stoppable(command: str) -> Iterator[None]:
     except (Interrupted, KeyboardInterrupt) as stopped:
         raise StoppedError(f"stopped; go on with: {command}") from stopped
     except (CheckpointError, FrameError, NotWrittenError, ProcessError) as broken:
-        raise MendableError(f"{broken}\ngo on with: {command}") from broken
+        raise MendableError(f"{broken}; go on with: {command}") from broken
 
 
 def _check(configs: Iterable[RunConfig]) -> None:
@@ -221,7 +231,19 @@ def _refuse_others(given: bool) -> None:
         raise MendableError("--resume reads everything from its folder; leave the other options out")
 
 
+def _unused(words: Sequence[str], arguments: Sequence[str]) -> str:
+    """Words that no option took; where several stand behind one option, how it is given again."""
+    text = f"unexpected: {' '.join(words)}"
+    behind = len(arguments) - list(reversed(arguments)).index(words[0]) - 1
+    flag, first = ["", "", *arguments[:behind]][-2:]
+    if not flag.startswith("--"):
+        return text
+    again = " ".join(f"{flag} {word}" for word in (first, *words))
+    return f"{text}\n{flag} takes one value, and one that may be given again is written so: {again}"
+
+
 def _text(error: Exception) -> str:
+    """What an error says, in one line."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    return "; ".join(line for line in map(str.strip, str(error).splitlines()) if line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,9 +12,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from metrize import sizes
+from metrize.calls import near
 from metrize.cli import show
 from metrize.cli.commands import MendableError
-from metrize.cli.plan import called, of_task
+from metrize.cli.plan import model_of, of_task
 
 if TYPE_CHECKING:
     from metrize.memory import Prediction, RankPrediction, ShardedPrediction, Target
@@ -26,7 +29,7 @@ _COLOURS = {
     "copies": "#8a6bb8",
     "temporary": "#b98300",
 }
-_GIB, _MIB = 2**30, 2**20
+_GB = 10**9  # as on the label of a device
 _PIPE = 120  # columns, where nobody's window has fewer
 
 
@@ -67,7 +70,7 @@ def memory(
     Args:
         model: A public model such as "GPT-2 small" or LLaMA-7B, a task of `metrize list`, or a function that makes a
             model, such as package.module:make_model. Left out, the known models are listed.
-        optimizer: Names of the catalogue; all of them if left out.
+        optimizer: A name of the catalogue; may be given again. Left out, all of them are told.
         dtype: Of the parameters, where the model is known by its shapes.
         in_backward: Steps are taken inside of backward, so that one gradient lives at a time.
         ranks: Processes over which fully_shard cuts every parameter, of one replica where there are several; tells what
@@ -90,9 +93,13 @@ def memory(
     if json:
         show.as_json([_plain(line) for line in lines])
     elif ranks is not None:
-        _print_sharded(f"{model} on {ranks} ranks: GiB a rank without activations, MiB sent a step", lines, fits)
+        _print_sharded(
+            f"{model} on {ranks} ranks: bytes a rank without activations, and bytes sent a step", lines, fits
+        )
     else:
-        _print(f"{model}: GiB, without activations", lines, fits)
+        _print(f"{model}: bytes, without activations", lines, fits)
+    if optimizer and any(line.needs is None for line in lines):
+        sys.exit(2)  # who asked for one has no answer
 
 
 def draw(title: str, lines: list[Line], fits: float | None, path: Path) -> None:
@@ -102,18 +109,22 @@ def draw(title: str, lines: list[Line], fits: float | None, path: Path) -> None:
     told = [(line.optimizer, line.needs) for line in lines if line.needs is not None]
     figure = Figure(figsize=(8, 0.8 + 0.28 * len(told)), layout="constrained")
     axes = figure.add_subplot()
+    size, name = sizes.unit(max((needs.total for _, needs in told), default=0))
     left = [0.0] * len(told)
     for part in _parts(lines):
-        widths = [getattr(needs, part) / _GIB for _, needs in told]
+        widths = [getattr(needs, part) / size for _, needs in told]
         axes.barh([name for name, _ in told], widths, left=left, label=part, color=_COLOURS[part])
         left = [a + b for a, b in zip(left, widths, strict=True)]
     if fits is not None:
-        axes.axvline(fits * 1e9 / _GIB, color="#1f2933", linestyle="--", label=f"{fits:g} GB")
+        axes.axvline(fits * _GB / size, color="#1f2933", linestyle="--", label=f"{fits:g} GB")
     axes.invert_yaxis()
-    axes.set_xlabel("GiB, without activations")
+    axes.set_xlabel(f"{name}, without activations")
     axes.set_title(title)
     axes.legend(loc="upper right", frameon=False)
-    figure.savefig(path, dpi=150)
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError as error:  # no format of that name
+        raise MendableError(f"{path}: {error}") from error
 
 
 def _target(name: str) -> Target:
@@ -124,7 +135,7 @@ def _target(name: str) -> Target:
     if found:
         return KNOWN[found]()
     try:
-        made: Any = called(name) if ":" in name else of_task(name, None)[0]
+        made: Any = model_of(name) if ":" in name else of_task(name, None)[0]
     except ValueError as error:
         raise MendableError(f"{error}\nor one of the public models: {', '.join(KNOWN)}") from error
     return made
@@ -166,7 +177,7 @@ def _lines(target: Target, names: list[str] | None, told: _Told) -> Iterator[Lin
     catalogue = metrize.catalogue()
     for name in names or catalogue:
         if name not in catalogue:
-            raise MendableError(f"unknown optimizer {name!r}; known: {', '.join(catalogue)}")
+            raise MendableError(f"unknown optimizer {name!r}{near(name, catalogue)}")
         try:
             yield told(name, target)
         except (ValueError, TypeError) as error:
@@ -188,7 +199,7 @@ def _print_sharded(title: str, lines: list[Line], fits: float | None) -> None:
     for line in lines:
         if line.sharded is not None:
             for name, needs in ((line.optimizer, line.sharded.mean), ("  most", line.sharded.most)):
-                traffic = f"{needs.sent / _MIB:.1f}", str(line.sharded.collectives)
+                traffic = sizes.written(needs.sent), str(line.sharded.collectives)
                 table.add_row(name, *_sizes(needs, lines), *_fits(needs, fits), *traffic)
     _show(table, lines)
 
@@ -215,7 +226,7 @@ def _parts(lines: list[Line]) -> dict[str, str]:
 
 
 def _sizes(needs: Prediction | RankPrediction, lines: list[Line]) -> list[str]:
-    return [f"{getattr(needs, part) / _GIB:.3f}" for part in (*_parts(lines), "total")]
+    return [sizes.written(getattr(needs, part)) for part in (*_parts(lines), "total")]
 
 
 def _fits_heading(fits: float | None) -> list[str]:
@@ -223,7 +234,7 @@ def _fits_heading(fits: float | None) -> list[str]:
 
 
 def _fits(needs: Prediction | RankPrediction, fits: float | None) -> list[str]:
-    return [] if fits is None else ["yes" if needs.total <= fits * 1e9 else "no"]
+    return [] if fits is None else ["yes" if needs.total <= fits * _GB else "no"]
 
 
 def _total(needs: Prediction | RankPrediction | None) -> float:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def watching(names: Sequence[str]) -> Iterator[Callable[[Event], None]]:
+def watching(names: Sequence[str], stderr: bool = False) -> Iterator[Callable[[Event], None]]:
     """Shows the events of runs, one run after another.
 
     Args:
         names: the folder names of all runs, so that each can say which of how many it is.
+        stderr: show them there, where standard output belongs to a program.
     """
-    console = Console()
+    console = Console(stderr=stderr)
     if not console.is_terminal:
         yield _Lines(console, names)
         return

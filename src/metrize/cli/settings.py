@@ -14,6 +14,7 @@ from metrize.lab.config import RunConfig
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 # 0 means never
 Every = Annotated[int, Parameter(validator=Number(gte=0))]
+Json = Annotated[bool, Parameter(name="--json")]
 # One word behind each flag, as in --model layers=4 --model skip=True
 Words = Annotated[tuple[str, ...], Parameter(consume_multiple=False, show_default=False)]
 
@@ -54,10 +55,13 @@ class Setting:
         """The configuration of a run with the default method and seed.
 
         Raises:
-            ValueError: a ``model`` word is not ``name=value``, or the processes cannot share a batch evenly.
+            ValueError: the task is an option that lacks its flag, a ``model`` word is not ``name=value``, or the
+                processes cannot share a batch evenly.
         """
         from metrize.lab.compare import parse_options
 
+        if "=" in self.task:
+            raise ValueError(f"{self.task!r} is no task; where it is an option, write the flag before it again")
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         # Absolute, so that the run can go on from any folder.
         paths = {name: path and str(path.absolute()) for name, path in values.items() if name in _PATHS}

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -26,8 +25,8 @@ _LOOK: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_e
 
 
 def error(text: str) -> None:
-    """One panel on standard error."""
-    Console(stderr=True).print(Panel(Text(text), title="error", title_align="left", border_style="red"))
+    """A line on standard error, not wrapped, so that paths and commands can be copied."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text("error: ", style="red").append(text, "default"))
 
 
 def note(text: str) -> None:
@@ -35,8 +34,11 @@ def note(text: str) -> None:
     Console(soft_wrap=True, highlight=False).print(Text(text))
 
 
-def report(drawn: Report) -> None:
-    """The table of a report, its target, and where its page lies."""
+def report(drawn: Report, plain: bool = False) -> None:
+    """The table of a report, its target, and where its page lies; as JSON if `plain`."""
+    if plain:
+        as_json({"target": drawn.target, "rows": [row.as_json() for row in drawn.rows], "page": str(drawn.page)})
+        return
     console = Console()
     console.print(*_results(drawn, console))
     if drawn.target is not None:
@@ -84,14 +86,15 @@ def _results(drawn: Report, console: Console) -> list[Table]:
     rows = [[row.label, *_cells(row, drawn.columns)] for row in drawn.rows]
     parts = [_table([head, *rows])]
     for size in range(len(rows), 0, -1):
-        if all(_fits(part, console) for part in parts):
+        if all(fits(part, console) for part in parts):
             break
         starts = range(0, len(rows), size)
         parts = [_table(list(zip(head, *rows[start : start + size], strict=True))) for start in starts]
     return parts
 
 
-def _fits(table: Table, console: Console) -> bool:
+def fits(table: Table, console: Console) -> bool:
+    """Whether no cell of a table has to be broken."""
     unbounded = console.options.update(max_width=10_000)
     return console.measure(table, options=unbounded).maximum <= console.width
 

@@ -52,7 +52,7 @@ class APOLLO(Subspace):
     granularity: Literal["channel", "tensor"] = "channel"
     projection: Literal["random", "svd"] = "random"
     growth: float | None = 1.01
-    carry: Literal["root", "squares"] | None = None
+    carry: Literal["root", "squares", "linear"] | None = None
     stagger: bool = True
     dtype: Literal["bfloat16", "float32", "float64"] | None = None
 

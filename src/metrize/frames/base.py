@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ class Carry(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Frame(Part):
+class Frame(Part, abstract=True):
     """A linear change of coordinates in which the averages are kept, and when it changes.
 
     One step calls `open`, `enter`, the rule, `leave` and `close`, in this order. Tensors are stacked, ``[B, *shape]``;
     ``state["step"]``, ``[B]`` on the host, counts the running step.
     """
+
+    matrices: ClassVar[bool] = True
 
     flat_only: ClassVar[bool] = True
     """Whether the averages change their shape, so that only tensors in a vector space can have this frame."""
@@ -39,6 +41,10 @@ class Frame(Part):
 
     moves: ClassVar[bool] = False
     """Whether `move_` does in a vector space what `leave`, the step size and the space do, at a lower price."""
+
+    def told(self, hyper: Mapping[str, Any]) -> Frame:
+        """This frame with the numbers that a parameter group has now."""
+        return self
 
     @property
     def delay(self) -> int:
@@ -121,6 +127,7 @@ class Frame(Part):
 class Identity(Frame):
     """The coordinates of the space itself."""
 
+    matrices: ClassVar[bool] = False
     flat_only: ClassVar[bool] = False
     trivial: ClassVar[bool] = True
 

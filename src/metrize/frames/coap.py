@@ -38,11 +38,12 @@ class COAP(Subspace):
             None: convolutions keep their own coordinates.
         conv_above: convolutions of at most so many numbers keep their own coordinates.
         period: steps between two changes of the basis.
-        reproject: the basis is computed anew at every so manieth change.
+        reproject: recompute the basis from scratch at every `reproject`-th change.
         scale: factor on the step of projected parameters.
         normalize: divide the squared error by ``mean(G^2)``. False is the published form, whose gradient is
             proportional to ``G^2``, so that the step is lost in rounding for gradients well below 1.
-        carry: the averages at a change of the basis, see `GaLore`; ``"root"`` is the published "restore_state".
+        carry: the averages at a change of the basis, see `GaLore`; ``"root"`` is the published "restore_state", which
+            with factored squares (Adafactor) is ``"linear"``.
         stagger: spread the changes of a model's parameters over the period. False: all at once.
         dtype: of the stored basis; None: that of the arithmetic.
 
@@ -56,12 +57,12 @@ class COAP(Subspace):
     rank: int | None = None
     ratio: float = 2.0
     conv_ratio: float | None = 2.0
-    conv_above: int = 9216
+    conv_above: float = 9216
     period: int = 32
     reproject: int = 5
     scale: float = 1.0
     normalize: bool = True
-    carry: Literal["root", "squares"] | None = None
+    carry: Literal["root", "squares", "linear"] | None = None
     stagger: bool = True
     dtype: Literal["bfloat16", "float32", "float64"] | None = None
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,8 +38,8 @@ class Eigenbasis(Frame):
 
     Args:
         period: f, steps between two refreshes of a parameter.
-        shampoo_beta: b, the decay of the factors.
-        max_precond_dim: a longer mode has no basis.
+        shampoo_beta: b, the decay of the factors; -1 takes the second of the group's ``betas`` as it is in each step.
+        max_precond_dim: a longer mode has no basis; inf: every mode has one.
         one_sided: the longest mode has none either (the columns of a square matrix).
         merge_dims: take neighbouring dimensions together, from left to right, as long as their product is at most
             `max_precond_dim`.
@@ -62,7 +62,7 @@ class Eigenbasis(Frame):
 
     period: int = 10
     shampoo_beta: float = 0.95
-    max_precond_dim: int = 10000
+    max_precond_dim: float = 10000
     one_sided: bool = False
     merge_dims: bool = False
     precondition_1d: bool = False
@@ -73,6 +73,7 @@ class Eigenbasis(Frame):
     faithful: bool = False
 
     flat_only: ClassVar[bool] = False
+    fixed: ClassVar[tuple[str, ...]] = ("merge_dims", "data_format")
 
     def __post_init__(self) -> None:
         choice(self, "data_format", ("channels_first", "channels_last"))
@@ -82,9 +83,16 @@ class Eigenbasis(Frame):
             raise ValueError(f"Eigenbasis(period={self.period}): steps between two refreshes, at least 1")
         if self.max_precond_dim < 0:
             raise ValueError(f"Eigenbasis(max_precond_dim={self.max_precond_dim}): a size, or 0 for no basis at all")
-        for name in ("shampoo_beta", "tolerance"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"Eigenbasis({name}={getattr(self, name)}): a number from 0 to less than 1")
+        if not self.shampoo_beta < 1:
+            raise ValueError(
+                f"Eigenbasis(shampoo_beta={self.shampoo_beta}): less than 1, or -1 for that of the squares"
+            )
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"Eigenbasis(tolerance={self.tolerance}): a number from 0 to less than 1")
+
+    def told(self, hyper: Mapping[str, Any]) -> Eigenbasis:
+        follows = self.shampoo_beta < 0 and "betas" in hyper
+        return self.replace(shampoo_beta=float(hyper["betas"][1])) if follows else self
 
     @property
     def delay(self) -> int:

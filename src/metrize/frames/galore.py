@@ -34,7 +34,7 @@ class GaLore(Subspace):
         carry: None leaves the averages as they are at a refresh, though their axes mean something else then. Else they
             are taken along, ``M <- M R`` with ``R = Q_old^T Q_new``: ``"squares"`` with ``V <- V R^2`` (entrywise),
             which is right for uncorrelated coordinates; ``"root"`` with ``sqrt(V) <- sqrt(V) R``, which depends on the
-            arbitrary signs of singular vectors.
+            arbitrary signs of singular vectors; ``"linear"`` M alone, and V stays.
         stagger: spread the refreshes of a model's parameters over the period. False refreshes all at once.
         dtype: of the stored basis; None: that of the arithmetic.
 
@@ -50,7 +50,7 @@ class GaLore(Subspace):
     scale: float = 0.25
     side: Literal["std", "reverse_std", "left", "right", "full"] = "std"
     method: Literal["svd", "sketch"] = "svd"
-    carry: Literal["root", "squares"] | None = None
+    carry: Literal["root", "squares", "linear"] | None = None
     stagger: bool = True
     dtype: Literal["bfloat16", "float32", "float64"] | None = None
 

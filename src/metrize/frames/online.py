@@ -48,7 +48,7 @@ class OnlineSubspace(Subspace):
     rate: float = 0.1
     scale: float = 0.25
     side: Literal["std", "reverse_std", "left", "right", "full"] = "std"
-    carry: Literal["root", "squares"] | None = None
+    carry: Literal["root", "squares", "linear"] | None = None
     stagger: bool = True
     dtype: Literal["bfloat16", "float32", "float64"] | None = None
 

@@ -13,10 +13,10 @@ from metrize.frames.base import Carry, Frame
 from metrize.frames.refresh import due, renewed, without_basis
 from metrize.part import Spec, choice
 
-_OPTIONS = {"carry": ("root", "squares"), "dtype": ("bfloat16", "float32", "float64")}
+_OPTIONS = {"carry": ("root", "squares", "linear"), "dtype": ("bfloat16", "float32", "float64")}
 
 
-class Subspace(Frame):
+class Subspace(Frame, abstract=True):
     """A frame that keeps averages in a subspace: ``A = Q0^T G Q1``, with a basis Q for each projected dimension.
 
     A subclass is a dataclass with the fields named here, and says which dimensions it projects (`ranks`) and how a
@@ -105,7 +105,8 @@ class Subspace(Frame):
         for at, member in enumerate(members):
             turns = {dim: basis[at : at + 1].mT @ after[dim][at : at + 1] for dim, basis in before.items()}
             carry("linear", functools.partial(project, bases=turns), member)
-            carry("square", functools.partial(self._squares, turns=turns), member)
+            if self.carry != "linear":
+                carry("square", functools.partial(self._squares, turns=turns), member)
 
     def _squares(self, average: Tensor, turns: dict[int, Tensor]) -> Tensor:
         if self.carry == "root":
@@ -142,9 +143,6 @@ class Subspace(Frame):
     def member_bases(self, grad: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
         """As `bases`, ``[d, r]``, of one member."""
         return {dim: state[_key(dim)].to(grad.dtype) for dim in self.ranks(grad.shape)}
-
-
-del Subspace.known["Subspace"]  # what frames share is no frame
 
 
 def matrix_sides(shape: torch.Size, rank: int, side: str) -> dict[int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import warnings
@@ -80,7 +81,7 @@ def seal(path: Path, header: Header) -> Path:
     text = json.dumps({**header, "format": FORMAT, "sums": sums})
     write_text(draft / _HEADER, json.dumps({"sum": _sum(text), "header": text}))
     try:
-        if path.exists():  # it is damaged, or of a future that the resumed run did not take up
+        if os.path.lexists(path):  # it is damaged, or of a future that the resumed run did not take up
             remove(path)
         draft.rename(path)
     except OSError as error:
@@ -90,12 +91,13 @@ def seal(path: Path, header: Header) -> Path:
     return path
 
 
-def newest(folder: Path, config: Mapping[str, Any]) -> tuple[Path, Header] | None:
+def newest(folder: Path, config: Mapping[str, Any], several: bool = True) -> tuple[Path, Header] | None:
     """The newest checkpoint that is whole, and its header; None if there has been none.
 
     Args:
         folder: the run.
         config: of the run, as plain values, which the checkpoint must have too.
+        several: whether several processes may have written it, as a folder. Reading one runs what is pickled in it.
 
     Raises:
         CheckpointError: the newest whole checkpoint is of another run or version, or none of them is whole.
@@ -107,6 +109,11 @@ def newest(folder: Path, config: Mapping[str, Any]) -> tuple[Path, Header] | Non
     for place, path in enumerate(found):
         older = found[place + 1].name if place + 1 < len(found) else None
         try:
+            if not several and path.is_dir():
+                raise _RefusedError(
+                    "is a folder, as several processes write them, and this is a run of one (config.json has no "
+                    "nproc): reading it could run foreign code; if it is yours, go on with --nproc 1"
+                )
             return path, _checked(path, config)
         except _DamagedError as reason:
             if older is None:
@@ -122,14 +129,19 @@ def newest(folder: Path, config: Mapping[str, Any]) -> tuple[Path, Header] | Non
 
 def remove(path: Path) -> None:
     """Remove a file or a folder, which at no moment is there in part."""
-    if path.is_dir() and path.suffix != ".tmp":
+    if _is_folder(path) and path.suffix != ".tmp":
         trash = draft_of(path.with_name(path.name + ".old"))
-        shutil.rmtree(trash, ignore_errors=True)
+        remove(trash)
         path = path.rename(trash)
-    if path.is_dir():
+    if _is_folder(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder of this run, and not a link to one elsewhere."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _checked(path: Path, config: Mapping[str, Any]) -> Header:

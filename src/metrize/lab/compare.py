@@ -75,9 +75,10 @@ def parse_method(sentence: str, setting: RunConfig) -> RunConfig:
     """
     method, _, space = sentence.partition(" on ")
     # Values such as (0.9, 0.99) hold spaces, so a word ends only where the next name begins.
-    optimizer, *words = re.split(r"\s+(?=\w+=)", method.strip())
-    options = parse_options(words)
-    lr = float(options.pop("lr", setting.lr))
+    first, *words = re.split(r"\s+(?=\w+=)", method.strip())
+    optimizer, *bare = first.split() or [""]
+    options = parse_options([*bare, *words])
+    lr = _number(options.pop("lr", setting.lr))
     own = methods.space_of(setting.task, space.strip())
     return dataclasses.replace(setting, optimizer=optimizer, space=own, lr=lr, options=options)
 
@@ -94,11 +95,30 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
 def _parse_option(word: str) -> tuple[str, Any]:
     name, equals, value = word.partition("=")
     if not (name.isidentifier() and equals):
-        raise ValueError(f"{word!r} is not an option of the form name=value")
+        raise ValueError(f"{word!r} has no value: an option is written name=value")
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        return name, value
+        pass
+    _refuse_bare(value)
+    return name, value
+
+
+def _refuse_bare(value: str) -> None:
+    """A word behind a value that is one by itself, as in ``0.1 nesterov``."""
+    head, _, last = value.rpartition(" ")
+    try:
+        ast.literal_eval(head)
+    except (ValueError, SyntaxError):
+        return
+    raise ValueError(f"{last!r} has no value: an option is written name=value")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"lr={value!r} is no number") from None
 
 
 def _occupy(folder: Path, comparison: Comparison) -> None:

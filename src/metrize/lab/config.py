@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from metrize.lab.durable import write_text
+from metrize.lab.durable import first_line, write_text
+from metrize.values import fitted, hints_of
+
+_Kind = TypeVar("_Kind")
+
+
+class FolderError(ValueError):
+    """A folder does not hold what a run or a comparison has written; the text names the file and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +87,38 @@ class RunConfig:
 
         Raises:
             FileNotFoundError: the folder is not a run.
+            FolderError: it is damaged, or of another version.
         """
-        return cls(**json.loads((folder / "config.json").read_text()))
+        return read(folder / "config.json", lambda content: made(cls, content))
+
+
+def read(file: Path, make: Callable[[Any], _Kind]) -> _Kind:
+    """What `make` makes of a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        FolderError: it is damaged, or of another version.
+    """
+    text = file.read_bytes()
+    try:
+        return make(json.loads(text))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise FolderError(f"{file} is damaged, or of another version: {first_line(error)}") from error
+
+
+def made(kind: type[_Kind], content: Mapping[str, Any]) -> _Kind:
+    """A dataclass of these values.
+
+    Raises:
+        TypeError: an unknown or missing field, or a value of another kind than its annotation says.
+    """
+    value = kind(**content)
+    for name, hint in hints_of(kind).items():
+        try:
+            fitted(getattr(value, name), hint)
+        except TypeError:
+            raise TypeError(f"{name}={getattr(value, name)!r} is no {hint}") from None
+    return value
 
 
 def differences(new: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:

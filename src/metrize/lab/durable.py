@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all, whenever the process or the machine stops."""
+"""Files that are there whole or not at all, whenever the process or the machine stops; every file of a run is one.
+
+Nothing is written through a symbolic link: what it points to may be anywhere.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # which not every system has
 
 
 class NotWrittenError(Exception):
@@ -44,7 +49,8 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
     """
     draft = draft_of(file)
     try:
-        with draft.open("wb") as stream:
+        draft.unlink(missing_ok=True)
+        with open(draft, "wb", opener=_made_anew) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -71,10 +77,18 @@ def append(file: Path, text: str) -> None:
         NotWrittenError: the disk is full, or the file may not be written.
     """
     try:
-        with file.open("a") as stream:
+        with open(file, "a", opener=_not_followed) as stream:
             stream.write(text)
     except OSError as error:
         raise NotWrittenError(file, error) from error
+
+
+def _made_anew(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_EXCL | _NO_LINK, 0o666)
+
+
+def _not_followed(name: str, flags: int) -> int:
+    return os.open(name, flags | _NO_LINK, 0o666)
 
 
 def first_line(reason: BaseException | str) -> str:

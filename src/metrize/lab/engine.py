@@ -77,7 +77,7 @@ class Engine:
         Raises:
             CheckpointError: the newest whole checkpoint is of another run or version, or none of them is whole.
         """
-        found = checkpoint.newest(folder, config)
+        found = checkpoint.newest(folder, config, several=RunConfig.load(folder).nproc is not None)
         if found is None:
             return None
         path, header = found

@@ -7,9 +7,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
-from metrize.lab.durable import append, sync, write_text
+from metrize.lab.config import FolderError, made
+from metrize.lab.durable import append, first_line, sync, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +130,12 @@ def read_records(file: Path) -> list[Record]:
 
     Args:
         file: the file; a missing one has no records.
+
+    Raises:
+        FolderError: another line is damaged.
     """
-    lines = file.read_text().split("\n")[:-1] if file.exists() else []
-    return [_record(json.loads(line)) for line in lines]
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    return [_read(file, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def finite(values: Iterable[float]) -> list[float | None]:
@@ -139,8 +143,12 @@ def finite(values: Iterable[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def _record(line: dict[str, Any]) -> Record:
-    return _KINDS[line.pop("kind")](**line)
+def _read(file: Path, number: int, line: bytes) -> Record:
+    try:
+        content = json.loads(line)
+        return made(_KINDS[content.pop("kind")], content)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise FolderError(f"{file}: line {number} is damaged: {first_line(error)}") from error
 
 
 def _line(record: Record) -> str:

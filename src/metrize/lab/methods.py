@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import metrize
+from metrize import calls
 from metrize.lab.config import RunConfig
 from metrize.lab.models import Model
 from metrize.lab.tasks import TASKS, pick, task_of
@@ -32,8 +33,7 @@ def build_optimizer(config: RunConfig, model: Model) -> metrize.Optimizer:
     """The optimizer of all weights of a model."""
     optimizer = pick("optimizer", config.optimizer, metrize.catalogue())
     options = {name: _part(value) for name, value in config.options.items()}
-    built: metrize.Optimizer = optimizer(model, lr=config.lr, **options)
-    return built
+    return calls.call(optimizer, model, lr=config.lr, **options)
 
 
 def space_of(task: str, words: str | None) -> str | None:

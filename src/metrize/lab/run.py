@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import metrize
-from metrize.lab.config import RunConfig
+from metrize.lab.config import FolderError, RunConfig
 from metrize.lab.data import Data
 from metrize.lab.durable import write_text
 from metrize.lab.engine import Engine
@@ -117,6 +117,11 @@ class Run:
             self.step, self.seconds = saved["step"], saved["seconds"]
             self.optimizer_seconds = saved["optimizer_seconds"]
         records = [record for record in read_records(metrics) if record.step <= self.step] if saved else []
+        if saved and not any(isinstance(record, Stepped) and record.step == self.step for record in records):
+            raise FolderError(
+                f"{metrics} has lost records of the {self.step} steps that the checkpoint has done; put the file back, "
+                "or start the run again in another folder"
+            )
         if self.engine.leads:
             self.config.save(self.folder)
         self.journal = Journal(metrics if self.engine.leads else None, records)

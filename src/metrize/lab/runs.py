@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from metrize.lab.config import RunConfig
+from metrize.lab.config import FolderError, RunConfig, made, read
+from metrize.lab.durable import write_text
 from metrize.lab.events import Evaluated, Record, read_records
 from metrize.lab.summary import Summary
-from metrize.lab.tasks import Profile
+from metrize.lab.tasks import Profile, task_of
 
 # Fields that `RunConfig.label` already speaks of, and the seed, over which a report averages.
 _IN_LABEL = ("optimizer", "space", "options", "seed")
@@ -72,7 +73,7 @@ class Comparison:
 
     def save(self, folder: Path) -> None:
         """Write ``comparison.json`` into the folder."""
-        (folder / "comparison.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_text(folder / "comparison.json", json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Comparison:
@@ -80,9 +81,14 @@ class Comparison:
 
         Raises:
             FileNotFoundError: the folder is not a comparison.
+            FolderError: it is damaged, or of another version.
         """
-        content = json.loads((folder / "comparison.json").read_text())
-        return cls([RunConfig(**method) for method in content["methods"]], content["seeds"], content["target"])
+
+        def comparison(content: Any) -> Comparison:
+            methods = [made(RunConfig, method) for method in content["methods"]]
+            return made(cls, {**content, "methods": methods})
+
+        return read(folder / "comparison.json", comparison)
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -90,6 +96,7 @@ def read_runs(folder: Path) -> list[Run]:
 
     Raises:
         FileNotFoundError: there is no finished run.
+        FolderError: a run is damaged, or of another version.
     """
     if (folder / "config.json").exists():
         folders = [folder]
@@ -136,11 +143,16 @@ def slug(label: str) -> str:
 
 
 def _read(folder: Path) -> Run:
-    summary = Summary(**json.loads((folder / "summary.json").read_text()))
-    file = folder / "profiles.json"
-    profiles = json.loads(file.read_text()) if file.exists() else []
-    records = read_records(folder / "metrics.jsonl")
-    return Run(RunConfig.load(folder), summary, records, tuple(Profile(**profile) for profile in profiles))
+    config, summary = RunConfig.load(folder), read(folder / "summary.json", lambda content: made(Summary, content))
+    try:
+        task_of(config)
+    except ValueError as error:
+        raise FolderError(f"{folder / 'config.json'}: {error}") from error
+    file, records = folder / "profiles.json", read_records(folder / "metrics.jsonl")
+    if summary.steps and not records:
+        raise FolderError(f"{folder / 'metrics.jsonl'} holds no records of the {summary.steps} steps of the run")
+    profiles = read(file, lambda every: [made(Profile, content) for content in every]) if file.exists() else []
+    return Run(config, summary, records, tuple(profiles))
 
 
 def _value(record: Record, key: str) -> float | None:

@@ -57,7 +57,7 @@ def finite_members(x: Tensor) -> Tensor:
     return torch.where(finite.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
 
 
-def merged(shape: torch.Size, limit: int) -> torch.Size:
+def merged(shape: torch.Size, limit: float) -> torch.Size:
     """Neighbouring axes taken together, from left to right, as long as their product is at most `limit`.
 
     Axes of size 1 vanish. ``merged((4, 3, 2, 2), 12) == (12, 4)``.

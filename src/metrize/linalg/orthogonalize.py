@@ -64,8 +64,13 @@ def orthogonalize(x: Tensor, accuracy: Accuracy = "tight", dtype: torch.dtype | 
     Returns:
         A new tensor shaped as x, in float32, or float64 where x is.
 
+    Raises:
+        TypeError: complex matrices.
+
     Source: arXiv:2505.16932 (Polar Express), https://kellerjordan.github.io/posts/muon (Muon).
     """
+    if x.is_complex():
+        raise TypeError(f"orthogonalize takes real matrices, and this one is {x.dtype}")
     start = unit(x.to(torch.promote_types(x.dtype, torch.float32)), (-2, -1))[0]
     m, n = x.shape[-2:]
     if min(m, n) == 1:

@@ -20,6 +20,20 @@ def polar(x: Tensor, rtol: float | None = None) -> Tensor:
     return u @ vh
 
 
+def rank_deficient(x: Tensor, missing: int = 0) -> Tensor:
+    """Whether more singular values than `missing` are lost in rounding, so that the polar factor is a matter of choice.
+
+    Args:
+        x: ``[..., N, n]`` with N >= n, real or complex.
+        missing: how many may be.
+
+    Returns:
+        ``[...]``, truth values.
+    """
+    s = torch.linalg.svdvals(x.to(torch.promote_types(x.dtype, torch.float64)))
+    return s[..., -1 - missing] <= torch.finfo(x.dtype).eps * s[..., 0]
+
+
 def newton_schulz_polish(y: Tensor) -> Tensor:
     """One Newton-Schulz step ``Y + Y (I - Y^T Y) / 2``: squares the distance of a nearly orthonormal Y to the manifold.
 

@@ -11,9 +11,8 @@ from metrize.linalg.eigenbasis import eigh, highest_precision
 def inverse_power(matrix: Tensor, exponent: float, eps: float) -> Tensor:
     """``(A + eps I)^-e`` for a positive semidefinite A ``[d, d]``.
 
-    An eigenvalue below ``d u`` times the largest, with u the distance from 1 to the next number of the dtype, is what
-    rounding made of anything from zero up to there. It counts as that much: a power of the noise itself could be as
-    large as ``eps^-e``, in directions that mean nothing.
+    An eigenvalue below ``d u max(A)``, with u the unit of rounding, is nothing but rounding of the others: it may be of
+    any sign, and its negative power would be the largest of all. Such ones count as much as that bound.
 
     Args:
         matrix: A.
@@ -27,5 +26,6 @@ def inverse_power(matrix: Tensor, exponent: float, eps: float) -> Tensor:
     shifted.diagonal().add_(eps)
     with highest_precision():
         values, vectors = eigh(shifted)
-        resolved = len(values) * torch.finfo(values.dtype).eps * values[-1]
-        return vectors * values.clamp(min=resolved.clamp(min=eps)).pow(-exponent) @ vectors.mT
+        noise = len(values) * torch.finfo(values.dtype).eps * values[-1:].clamp(min=0)
+        values = torch.maximum(values, noise.clamp(min=eps))
+        return vectors * values.pow(-exponent) @ vectors.mT

@@ -69,6 +69,12 @@ def symplectic_polar(x: Tensor) -> Tensor:
     return x
 
 
+def complex_part(x: Tensor) -> Tensor:
+    """The matrix ``A + i C``, twice, of the nearest ``[[A, -C], [C, A]]``: ``[..., N, n]`` for ``[..., 2N, 2n]``."""
+    a, b, c, d = quarters(x)
+    return torch.complex(a + d, c - b)
+
+
 def orthosymplectic_polar(x: Tensor) -> Tensor:
     """The nearest matrix that is symplectic and has orthonormal columns, ``[[A, -C], [C, A]]``.
 
@@ -77,8 +83,7 @@ def orthosymplectic_polar(x: Tensor) -> Tensor:
     Args:
         x: ``[..., 2N, 2n]``.
     """
-    a, b, c, d = quarters(x)
-    z = polar(torch.complex(a + d, c - b))
+    z = polar(complex_part(x))
     return symplectic_polish(from_quarters(z.real, -z.imag, z.imag, z.real))
 
 

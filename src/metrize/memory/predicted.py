@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
+from metrize.spaces import SpaceError
 from metrize.step.assembly import executor_of
 from metrize.step.assignment import assign
+from metrize.step.group import trains
 
 Target = nn.Module | Mapping[str, Sequence[int]] | Iterable[Sequence[int]]
 """What is to be trained: a module, on whatever device, or the shapes of its parameters, named or not."""
@@ -69,9 +71,13 @@ def predict(
     optimizer = built(target, recipe, dtype)
     by_key: dict[str, int] = {}
     by_parameter: dict[str, int] = {}
-    sizes, temporaries = [], Temporaries()
+    parameters, sizes, temporaries = 0, [], Temporaries()
     for group in optimizer.param_groups:
         for index, (name, p) in enumerate(zip(names_of(group), group["params"], strict=True)):
+            parameters += p.numel() * p.element_size()
+            by_parameter[name] = 0
+            if not trains(p):
+                continue
             spec = optimizer.spec(group, index)
             for key, (shape, kind) in spec.items():
                 by_key[key] = by_key.get(key, 0) + math.prod(shape) * kind.itemsize
@@ -79,13 +85,21 @@ def predict(
             sizes.append(p.numel() * p.element_size())
             temporaries.add(1, *batch_of(group, index, p))
     gradients = max(sizes, default=0) if in_backward else sum(sizes)
-    return Prediction(sum(sizes), gradients, sum(by_key.values()), int(temporaries.most), by_key, by_parameter)
+    return Prediction(parameters, gradients, sum(by_key.values()), int(temporaries.most), by_key, by_parameter)
 
 
 def built(target: Target, recipe: Build, dtype: torch.dtype) -> Optimizer:
     """The optimizer of a target, whose parameters may be mere shapes."""
     params: Any = target if isinstance(target, nn.Module) else _placeholders(target, dtype)
-    return Optimizer(params, recipe) if isinstance(recipe, Recipe) else recipe(params)
+    if isinstance(recipe, Recipe):
+        return Optimizer(params, recipe)
+    try:
+        return recipe(params)
+    except SpaceError:  # a method that has to know which tensors are matrices
+        divide = getattr(recipe, "divide_shapes", None)
+        if divide is None or isinstance(target, nn.Module):
+            raise
+        return recipe(divide(params))
 
 
 def _placeholders(shapes: Mapping[str, Sequence[int]] | Iterable[Sequence[int]], dtype: torch.dtype) -> list[Any]:

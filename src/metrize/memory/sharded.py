@@ -16,6 +16,7 @@ from metrize.optimizer import Optimizer
 from metrize.part import Spec
 from metrize.step.assignment import assign
 from metrize.step.exchange import Exchange, reduce_statistics
+from metrize.step.group import trains
 from metrize.step.state import placeholder
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def predict_sharded(
     if ranks < 1:
         raise ValueError(f"ranks={ranks}: at least 1")
     optimizer = built(target, recipe, dtype)
-    found = members(optimizer.param_groups, functools.partial(_cut_by_rows, ranks))
+    members_of = members(optimizer.param_groups, functools.partial(_cut_by_rows, ranks))
+    found = {p: member for p, member in members_of.items() if trains(p)}
     return _Count(optimizer, found, ranks).result()
 
 
@@ -129,14 +131,16 @@ class _Count:
 
     def __init__(self, optimizer: Optimizer, members: dict[Tensor, Member], ranks: int) -> None:
         self.optimizer, self.members, self.size = optimizer, members, ranks
-        self.parameters, self.state, self.copies, self.sent = (self._zeros() for _ in range(4))
+        self.parameters, self.frozen, self.state, self.copies, self.sent = (self._zeros() for _ in range(5))
         self.out, self.into, self.back, self.returned = (self._zeros() for _ in range(4))  # bytes of messages
         self.kernels = Temporaries(ranks)
         self.owners: dict[str, int] = {}
         for group in optimizer.param_groups:
             for index, (name, p) in enumerate(zip(names_of(group), group["params"], strict=True)):
                 member = members.get(p)
-                if member is None or member.family == "local":
+                if not trains(p):
+                    self._frozen(p)
+                elif member is None or member.family == "local":
                     self._own_parts(group, index, p, member)
                 else:
                     self._whole(group, index, member)
@@ -152,12 +156,18 @@ class _Count:
             self.into + self.back + self.returned,
         ]
         temporary = torch.stack(phases).amax(0)
-        rows = [self.parameters, self.parameters, self.state, self.copies, temporary, self.sent + sent]
+        rows = [self.parameters + self.frozen, self.parameters, self.state, self.copies, temporary, self.sent + sent]
         ranks = tuple(RankPrediction(*row) for row in torch.stack(rows, 1).tolist())
         return ShardedPrediction(ranks, collectives, self.owners)
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.size, dtype=torch.int64)
+
+    def _frozen(self, p: Tensor) -> None:
+        """A tensor that is cut as any other, and needs nothing beside."""
+        layout = _cut_by_rows(self.size, p)
+        shapes = _shapes(layout and layout.cut, tuple(p.shape), self.size)
+        self.frozen += torch.tensor([_bytes(shape, p.dtype) for shape in shapes])
 
     def _own_parts(self, group: dict[str, Any], index: int, p: Tensor, member: Member | None) -> None:
         """A tensor of which every process steps the part it has, or the whole where nothing is cut."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -44,7 +44,7 @@ class Slot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Moments(Part):
+class Moments(Part, abstract=True):
     """A storage for averages.
 
     One that can work on pieces of a tensor, so that no temporary is as large as the tensor, answers `stream`.
@@ -55,6 +55,9 @@ class Moments(Part):
 
     elementwise: ClassVar[bool] = False
     """Whether every entry is kept by itself, where it lies, so that a part of a tensor can be kept without the rest."""
+
+    projects: ClassVar[bool] = False
+    """Whether averages are kept in a subspace, of a rank that a small tensor does not reach."""
 
     ahead: ClassVar[bool] = False
     """Whether an average can be used only once it has seen the whole tensor."""
@@ -126,7 +129,7 @@ class Moments(Part):
 
 
 @dataclasses.dataclass(frozen=True)
-class Streaming(Moments):
+class Streaming(Moments, abstract=True):
     """A storage whose only way to take a step is `stream`: a whole tensor is one piece."""
 
     streams: ClassVar[bool] = True
@@ -149,9 +152,6 @@ class Streaming(Moments):
         return slot.points(average.expand_as(piece).reshape(value.shape[0], *slot.shape))
 
 
-del Streaming.known["Streaming"]  # what storages share is no storage
-
-
 def accumulate_(average: Tensor, value: Tensor, decay: float | Tensor, gain: float | Tensor, kind: Kind) -> None:
     """``a <- decay a + gain x`` in place, or with ``x^2``; tensors broadcast."""
     if kind == "linear" and not isinstance(gain, Tensor) and not isinstance(decay, Tensor) and decay == 1 - gain:
@@ -171,17 +171,22 @@ def accumulate_(average: Tensor, value: Tensor, decay: float | Tensor, gain: flo
 class Averages:
     """What a rule sees of its state: averages by name, shaped like the coordinates, however they are stored.
 
+    What `update`, `again`, `raise_` and `read` return may be the kept tensor itself, so a rule computes with it and
+    never changes it in place; nor the coordinates, which may be the gradient itself.
+
     Args:
         moments: the storage.
         state: stacked state of a bucket, ``[B, ...]`` each.
         slots: the averages of the rule, by name.
         delay: first steps in which the frame only looks, and which the rule does not count.
+        small_keys: keys of what the rule keeps beside its averages, where they differ from its own names for it.
     """
 
     moments: Moments
     state: dict[str, Tensor]
     slots: dict[str, Slot]
     delay: int = 0
+    small_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._observed: dict[str, Tensor] = {}
@@ -294,7 +299,7 @@ class Averages:
 
     def small(self, name: str) -> Tensor:
         """State that is kept as it is, such as one number for each point: ``[B, *batch]``."""
-        return self.state[name]
+        return self.state[self.small_keys.get(name, name)]
 
     @property
     def step(self) -> Tensor:

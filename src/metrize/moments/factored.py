@@ -36,9 +36,10 @@ class Factored(Streaming):
     """
 
     dims: Literal["largest", "last"] = "largest"
-    min_size: int = 1
+    min_size: float = 1
     floor: float | None = 0.0
 
+    matrices: ClassVar[bool] = True
     ahead: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

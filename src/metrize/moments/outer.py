@@ -26,6 +26,7 @@ class Outer(Streaming):
     as its sides are long together. Averages with signs, and tensors with fewer than two dimensions, are stored densely.
     """
 
+    matrices: ClassVar[bool] = True
     ahead: ClassVar[bool] = True
 
     def of(self, shape: torch.Size, kind: Kind) -> Moments:

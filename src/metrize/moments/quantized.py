@@ -45,7 +45,7 @@ class Quantized(Moments):
     map: Map = "dynamic"
     squares: Map | None = None
     signed: bool = False
-    smallest: int = 4096
+    smallest: float = 4096
     whole_blocks: bool = False
 
     streams: ClassVar[bool] = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,10 @@ class RandomProjection(Moments):
     period: int = 1000
     max_aspect: float = 4.0
     square: Moments = dataclasses.field(default_factory=lambda: Factored("last"))
+
+    matrices: ClassVar[bool] = True
+
+    projects: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.period < 1:

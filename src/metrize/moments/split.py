@@ -22,6 +22,10 @@ class Split(Moments):
     linear: Moments = dataclasses.field(default_factory=Dense)
     square: Moments = dataclasses.field(default_factory=Dense)
 
+    @property
+    def projects(self) -> bool:  # type: ignore[override]
+        return self.linear.projects or self.square.projects
+
     def of(self, shape: torch.Size, kind: Kind) -> Moments:
         return (self.linear if kind == "linear" else self.square).of(shape, kind)
 

@@ -46,7 +46,8 @@ class Adafactor(Optimizer):
     Args:
         params: a module, parameters, named parameters or groups.
         lr: bound on rho, or rho itself; None: 0.01, as a bound.
-        eps: eps1, and the least size of a parameter; None: ``(1e-30, 1e-3)``, for torch ``(None, 1e-3)``.
+        eps: eps1, and the least size of a parameter, or eps1 alone; None: ``(1e-30, 1e-3)``, for
+            torch ``(None, 1e-3)``.
         clip: bound on the root mean square of U, for each tensor; None: none.
         decay_rate: of b2.
         momentum: decay of the average of U (their beta1); 0 keeps none.
@@ -70,7 +71,7 @@ class Adafactor(Optimizer):
         self,
         params: Params,
         lr: float | Tensor | None = None,
-        eps: tuple[float | None, float] | None = None,
+        eps: tuple[float | None, float] | float | None = None,
         clip: float | None = 1.0,
         decay_rate: float = -0.8,
         momentum: float = 0.0,
@@ -89,8 +90,9 @@ class Adafactor(Optimizer):
             relative_step = lr is None or dialect == "torch"
         if warmup_init and not relative_step:
             raise ValueError(f"warmup_init=True with lr={lr}: it is a schedule of the relative step")
-        least = 1e-3 if eps is None else eps[1]
-        floor = (None if dialect == "torch" else 1e-30) if eps is None else eps[0]
+        if eps is None:
+            eps = None if dialect == "torch" else 1e-30, 1e-3
+        floor, least = eps if isinstance(eps, tuple | list) else (eps, 1e-3)
         schedule: Any = "warmup" if warmup_init else "capped" if relative_step else "given"
         recipe = self.recipe(dialect, Relative(schedule, scale_parameter, least), dims, min_size, first_moment)
         numbers: dict[str, Any] = {"momentum": momentum, "clip": clip, "eps": floor, "decay_rate": decay_rate}

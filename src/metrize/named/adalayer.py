@@ -10,7 +10,7 @@ from torch import Tensor
 from metrize import rules
 from metrize.groups import Params
 from metrize.moments import Blocks, Dense, Moments, Split
-from metrize.named.by_role import by_role
+from metrize.named.by_role import ByRole
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role
@@ -91,7 +91,7 @@ class Adalayer(Optimizer):
         if hidden == "frozen":
             numbers["freeze_after"] = freeze_after
         default = self.recipe(Blocks(), _rule(hidden, False), first_moment)
-        super().__init__(by_role(params, of, _by_shape, example), default, lr=lr, **numbers, **options)
+        super().__init__(params, default, lr=lr, divide=ByRole(of, _by_shape, example), **numbers, **options)
 
     @staticmethod
     def recipe(blocks: Blocks = Blocks(), rule: rules.Rule = rules.Adam(), first_moment: Moments = Dense()) -> Recipe:
@@ -124,6 +124,6 @@ def _blocks_of(role: Role, rows: bool) -> Blocks:
     return Blocks()
 
 
-def _by_shape(parameter: Tensor) -> Role:
+def _by_shape(parameter: Tensor, among: list[Tensor]) -> Role:
     """What a parameter is taken for that comes without its module; complex numbers count as pairs."""
     return Role("hidden") if as_real(parameter).ndim > 1 else Role("gain")

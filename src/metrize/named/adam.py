@@ -11,7 +11,6 @@ from metrize.groups import Params
 from metrize.moments import Dense, Moments
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
-from metrize.rounding import Rounding
 from metrize.spaces import Space
 
 
@@ -32,9 +31,7 @@ class Adam(Optimizer):
         space: of every parameter; None takes each parameter's declared space, else a vector space.
         moments: storage of the averages.
         second_moment: ``"elementwise"``, or ``"scalar"``: one for each point.
-        maximize: ascend instead.
-        skip_nonfinite: leave everything untouched in a step with a gradient that is not finite.
-        rounding: how bfloat16 parameters take in a step.
+        options: ``maximize``, ``skip_nonfinite``, ``rounding``.
 
     Raises:
         SpaceError: a parameter its space cannot hold or that is off its space, by name.
@@ -54,14 +51,10 @@ class Adam(Optimizer):
         space: Space | None = None,
         moments: Moments = Dense(),
         second_moment: Literal["elementwise", "scalar"] = "elementwise",
-        maximize: bool = False,
-        skip_nonfinite: bool = True,
-        rounding: Rounding | None = None,
+        **options: Any,
     ) -> None:
         recipe = self.recipe(space, moments, second_moment)
-        common: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "skip_nonfinite": skip_nonfinite}
-        common["rounding"] = rounding
-        super().__init__(params, recipe, lr=lr, betas=betas, eps=eps, **common)
+        super().__init__(params, recipe, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
 
     @classmethod
     def recipe(

@@ -3,36 +3,66 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+import functools
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from metrize import rules
 from metrize.groups import Params, named_members
 from metrize.moments import Blocks, Dense, Moments, Split
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
+from metrize.roles import Role, infer
+from metrize.roles.role import VECTORS
+from metrize.roles.sandbox import Example
+
+Told = Callable[[str, Tensor], tuple[Blocks, bool]]
+"""The blocks of a parameter, and whether it is spared weight decay."""
 
 _HEADS = ("q_proj", "k_proj", "wq", "wk", "query", "key")
-_ROWS = ("embed", "embd", "wte", "output", "lm_head", "v_proj", "wv", "value", "o_proj", "wo", "attn.proj", "mlp")
+_ROWS = (
+    "embed",
+    "embd",
+    "wte",
+    "output",
+    "lm_head",
+    "v_proj",
+    "wv",
+    "value",
+    "o_proj",
+    "wo",
+    "attn.proj",
+    "mlp",
+    "feed_forward",
+)
 _NO_DECAY = ("norm", "ln", "bias")
 
 
 class AdamMini(Optimizer):
     """AdamW with one number for each block of a tensor in place of the squares (arXiv:2406.16793).
 
-    ``v_b <- b2 v_b + (1 - b2) mean(g^2 over block b)``, all else as `AdamW`. The names of the parameters decide what a
-    block is, as in the authors' code:
+    ``v_b <- b2 v_b + (1 - b2) mean(g^2 over block b)``, all else as `AdamW`. Given a module, the roles of its
+    parameters decide what a block is, as in `metrize.plan`:
+
+    - biases, and tensors of no known role: every slice of the first dimension;
+    - linear maps and embeddings: each output, or each row of the table; queries and keys that go by one of the names
+      below: the rows of a head;
+    - gains of normalisation layers and kernels of convolutions: the tensor.
+
+    Given named parameters, their names decide, as in the authors' code:
 
     - biases: every entry;
     - queries and keys (``q_proj``, ``k_proj``, ``wq``, ``wk``, ``query``, ``key``): the rows of a head;
     - embeddings, output layers, values, projections of attention and perceptrons (``embed``, ``embd``, ``wte``,
       ``lm_head``, ``output``, ``v_proj``, ``wv``, ``value``, ``o_proj``, ``wo``, ``attn.proj``, ``mlp``,
       ``feed_forward``): each row;
-    - all others, such as norms and convolutions: the tensor.
+    - all others, such as norms and convolutions: the tensor. A warning lists the matrices among them.
 
-    Without names every row is a block. Parameters with ``norm``, ``ln`` or ``bias`` in their name are not decayed.
+    Without names, or with numbers for names, every row is a block. Gains and biases (parameters with ``norm``, ``ln``
+    or ``bias`` in their name) are not decayed.
 
     Args:
         params: a module, named parameters, or groups of them.
@@ -44,6 +74,7 @@ class AdamMini(Optimizer):
         blocks: patterns of names, such as ``"*.qkv.weight"``, and the blocks of the parameters that match; the first
             one that does counts more than the rules above.
         first_moment: storage of the average of g.
+        example: what one forward pass of the module takes, for roles that are known better; see `metrize.plan`.
         options: ``maximize``, ``skip_nonfinite``.
 
     Raises:
@@ -62,14 +93,20 @@ class AdamMini(Optimizer):
         head_dim: int | None = None,
         blocks: Mapping[str, Blocks] | None = None,
         first_moment: Moments = Dense(),
+        example: Example | None = None,
         **options: Any,
     ) -> None:
-        def recipe(name: str, p: Tensor) -> Recipe:
-            return self.recipe(_blocks_of(name, p, head_dim, blocks or {}), first_moment)
+        def reader(members: Any) -> Told:
+            names = _Names(head_dim, blocks or {})
+            return _Roles(names, infer(members, example).roles) if isinstance(members, nn.Module) else names
 
-        default = self.recipe(Blocks("rows"), first_moment)
-        groups = _by_name(params, recipe)
-        super().__init__(groups, default, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
+        def recipe(blocks: Blocks) -> Recipe:
+            return self.recipe(blocks, first_moment)
+
+        default = recipe(Blocks("rows"))
+        divide = functools.partial(_divided, reader=reader, recipe_of=recipe)
+        numbers: dict[str, Any] = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, default, lr=lr, divide=divide, **numbers, **options)
 
     @staticmethod
     def recipe(blocks: Blocks = Blocks("rows"), first_moment: Moments = Dense()) -> Recipe:
@@ -77,44 +114,82 @@ class AdamMini(Optimizer):
         return Recipe(moments=Split(first_moment, blocks), rule=rules.Adam())
 
 
-def _by_name(params: Any, recipe_of: Any) -> Any:
-    """Groups of equal recipe and decay, where there are names."""
-    if isinstance(params, Tensor):
-        return params
-    entries = list(named_members(params))
-    if entries and isinstance(entries[0], Mapping):
-        return [part for group in entries for part in _parts(named_members(group["params"]), group, recipe_of)]
-    return list(_parts(entries, {}, recipe_of)) if entries and isinstance(entries[0], tuple) else entries
+class _Names:
+    """What a block is, by the parameter's name."""
+
+    def __init__(self, head_dim: int | None, told: Mapping[str, Blocks]) -> None:
+        self.head_dim, self.told = head_dim, told
+        self.unread: list[str] = []
+
+    def __call__(self, name: str, p: Tensor) -> tuple[Blocks, bool]:
+        spared = _has(name, _NO_DECAY)
+        blocks = self.told_for(name)
+        if blocks is None and "bias" not in name and _has(name, _HEADS):
+            blocks = _heads(name, p.shape[0], self.head_dim)
+        if blocks is None and ("bias" in name or name.isdigit() or _has(name, _ROWS)):
+            blocks = Blocks("rows")
+        if blocks is None and p.ndim > 1 and not spared and "conv" not in name:
+            self.unread.append(name)
+        return blocks or Blocks("tensor"), spared
+
+    def told_for(self, name: str) -> Blocks | None:
+        """What the user told."""
+        return next((blocks for pattern, blocks in self.told.items() if fnmatch.fnmatchcase(name, pattern)), None)
 
 
-def _parts(entries: Any, group: Mapping[str, Any], recipe_of: Any) -> Iterator[dict[str, Any]]:
-    """One group, cut by recipe and decay; what the group says itself counts more."""
-    named = isinstance(entries, list | tuple) and all(isinstance(entry, tuple) for entry in entries)
-    if not named or "recipe" in group:
-        yield {**group, "params": entries}
-        return
+class _Roles:
+    """What a block is, by the parameter's role in its module."""
+
+    def __init__(self, names: _Names, roles: Mapping[str, Role]) -> None:
+        self.names, self.roles = names, roles
+        self.unread: list[str] = []
+
+    def __call__(self, name: str, p: Tensor) -> tuple[Blocks, bool]:
+        role, blocks = self.roles[name], self.names.told_for(name)
+        if blocks is None and not role.settled:
+            self.unread.append(name)
+        if blocks is None and role.kind == "hidden" and not role.layout.transposed and _has(name, _HEADS):
+            blocks = _heads(name, p.shape[0], self.names.head_dim)
+        return blocks or _blocks_of(role), role.kind in VECTORS
+
+
+def _divided(params: Any, reader: Callable[[Any], Told], recipe_of: Callable[[Blocks], Recipe]) -> Any:
+    """Groups of equal recipe and decay, where there is a module or there are names."""
+    entries = named_members(params)
+    if not entries or not isinstance(entries[0], tuple):
+        return entries
+    told: Any = reader(params)
     parts: dict[tuple[Recipe, bool], list[tuple[str, Tensor]]] = {}
     for name, p in entries:
-        key = recipe_of(name, p), any(part in name for part in _NO_DECAY)
-        parts.setdefault(key, []).append((name, p))
-    for (recipe, spared), members in parts.items():
-        yield {"recipe": recipe, **({"weight_decay": 0.0} if spared else {}), **group, "params": members}
+        blocks, spared = told(name, p) if p.is_floating_point() else (Blocks("tensor"), False)
+        parts.setdefault((recipe_of(blocks), spared), []).append((name, p))
+    _warn_of_unread(told.unread)
+    return [
+        {"recipe": recipe, **({"weight_decay": 0.0} if spared else {}), "params": members}
+        for (recipe, spared), members in parts.items()
+    ]
 
 
-def _blocks_of(name: str, p: Tensor, head_dim: int | None, told: Mapping[str, Blocks]) -> Blocks:
-    """What a block of this parameter is.
+def _warn_of_unread(names: list[str]) -> None:
+    if names:
+        warnings.warn(
+            f"AdamMini cannot tell what the blocks of {', '.join(names)} are, so that a whole tensor or slice of it "
+            f"shares one second moment; hand over the module, or say more with blocks={{{names[0]!r}: Blocks('rows')}}",
+            UserWarning,
+            stacklevel=5,
+        )
 
-    Raises:
-        ValueError: its rows are no multiple of those of a head.
-    """
-    for pattern, blocks in told.items():
-        if fnmatch.fnmatchcase(name, pattern):
-            return blocks
-    if "bias" in name:
-        return Blocks("rows")
-    if any(part in name for part in _HEADS):
-        return _heads(name, p.shape[0], head_dim)
-    return Blocks("rows") if any(part in name for part in (*_ROWS, "feed_forward")) else Blocks("tensor")
+
+def _blocks_of(role: Role) -> Blocks:
+    """One for each output of a linear map, row of a table or entry of a vector; kernels and gains are one."""
+    if role.kind in ("conv", "gain"):
+        return Blocks("tensor")
+    table = role.kind in ("embedding", "tied", "expert")  # a bank: its first dimension counts matrices
+    return Blocks("columns" if role.layout.transposed and not table else "rows")
+
+
+def _has(name: str, parts: tuple[str, ...]) -> bool:
+    return any(part in name for part in parts)
 
 
 def _heads(name: str, rows: int, head_dim: int | None) -> Blocks:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from metrize import frames
 from metrize.groups import Params
 from metrize.moments import Moments
-from metrize.named.inner import inner_numbers, inner_recipe
+from metrize.named.inner import inner_numbers, inner_recipe, taken
 from metrize.optimizer import Optimizer
+from metrize.part import Part
 from metrize.recipe import Recipe
 
 
@@ -37,13 +38,13 @@ class APOLLO(Optimizer):
         moments: storage of the averages; None: dense.
         options: other arguments of `metrize.frames.APOLLO` (``projection``, ``growth``, ``carry``, ``stagger``,
             ``dtype``).
-        maximize: ascend instead.
-        skip_nonfinite: leave everything untouched in a step with a gradient that is not finite.
 
     Raises:
         ValueError: a number out of range or an unknown option.
         FrameError: (in a step) three gradients in a row that no basis could be made of, by the parameter's name.
     """
+
+    further: ClassVar[type[Part]] = frames.APOLLO
 
     def __init__(
         self,
@@ -59,15 +60,13 @@ class APOLLO(Optimizer):
         granularity: Literal["channel", "tensor"] | None = None,
         period: int = 200,
         moments: Moments | None = None,
-        maximize: bool = False,
-        skip_nonfinite: bool = True,
         **options: Any,
     ) -> None:
         given = {"rank": rank, "scale": scale, "granularity": granularity}
         chosen = {key: value for key, value in given.items() if value is not None}
-        recipe = self.recipe(mini, moments, period=period, **chosen, **options)
+        recipe = self.recipe(mini, moments, period=period, **chosen, **taken(self.further, options))
         numbers: dict[str, Any] = {"weight_decay": weight_decay, **inner_numbers("adam", betas, eps)}
-        super().__init__(params, recipe, lr=lr, maximize=maximize, skip_nonfinite=skip_nonfinite, **numbers)
+        super().__init__(params, recipe, lr=lr, **numbers, **options)
 
     @staticmethod
     def recipe(mini: bool = False, moments: Moments | None = None, **options: Any) -> Recipe:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from metrize import frames
 from metrize.groups import Params
 from metrize.moments import Moments, Quantized
-from metrize.named.inner import Inner, inner_numbers, inner_recipe
+from metrize.named.inner import Inner, inner_numbers, inner_recipe, taken
 from metrize.optimizer import Optimizer
+from metrize.part import Part
 from metrize.recipe import Recipe
 
 
@@ -33,20 +34,20 @@ class COAP(Optimizer):
         ratio: see `rank`.
         conv_ratio: a convolution keeps ``d / sqrt(conv_ratio)`` of d channels; None: all of them.
         period: steps between two changes of the basis.
-        reproject: the basis is computed anew at every so manieth change.
+        reproject: recompute the basis from scratch at every `reproject`-th change.
         scale: factor on the step of projected parameters.
         inner: ``"adam"``; ``"8bit"``: Adam with averages in 8 bits; or ``"adafactor"``: factored squares,
             ``b2_t = 1 - t^-0.8``, clipped, and decay before the step; only the first of `betas` counts.
         moments: storage of the averages; None: as `inner` says.
         options: other arguments of `metrize.frames.COAP` (``normalize``, ``carry``, ``conv_above``, ``stagger``,
             ``dtype``).
-        maximize: ascend instead.
-        skip_nonfinite: leave everything untouched in a step with a gradient that is not finite.
 
     Raises:
         ValueError: a number out of range or an unknown option.
         FrameError: (in a step) three gradients in a row that no basis could be made of, by the parameter's name.
     """
+
+    further: ClassVar[type[Part]] = frames.COAP
 
     def __init__(
         self,
@@ -64,14 +65,14 @@ class COAP(Optimizer):
         scale: float = 1.0,
         inner: Inner = "adam",
         moments: Moments | None = None,
-        maximize: bool = False,
-        skip_nonfinite: bool = True,
         **options: Any,
     ) -> None:
         sizes: dict[str, Any] = {"rank": rank, "ratio": ratio, "conv_ratio": conv_ratio}
-        recipe = self.recipe(inner, moments, **sizes, period=period, reproject=reproject, scale=scale, **options)
+        recipe = self.recipe(
+            inner, moments, **sizes, period=period, reproject=reproject, scale=scale, **taken(self.further, options)
+        )
         numbers: dict[str, Any] = {"weight_decay": weight_decay, **inner_numbers(inner, betas, eps)}
-        super().__init__(params, recipe, lr=lr, maximize=maximize, skip_nonfinite=skip_nonfinite, **numbers)
+        super().__init__(params, recipe, lr=lr, **numbers, **options)
 
     @staticmethod
     def recipe(inner: Inner = "adam", moments: Moments | None = None, **options: Any) -> Recipe:

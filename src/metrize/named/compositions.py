@@ -117,12 +117,13 @@ class SOAP8bit(SOAP):
         smallest: int = 4096,
         **options: Any,
     ) -> None:
-        super().__init__(params, lr, moments=Quantized(8, block, map, "linear", smallest=smallest), **options)
+        moments = Quantized(8, block, map, "linear", smallest=smallest)
+        super().__init__(params, lr, **{"moments": moments, **options})
 
     @staticmethod
     def recipe(
         space: Space | None = None,
-        frame: frames.Eigenbasis = frames.Eigenbasis(),
+        frame: frames.Eigenbasis = frames.Eigenbasis(shampoo_beta=-1),
         moments: Moments = Quantized(squares="linear"),
         *rest: Any,
     ) -> Recipe:
@@ -144,7 +145,7 @@ class COAPMuon(Muon):
         rank: of every matrix; None: its shorter side divided by `ratio`.
         ratio: see `rank`.
         period: steps between two changes of the basis.
-        reproject: the basis is computed anew at every so manieth change.
+        reproject: recompute the basis from scratch at every `reproject`-th change.
         options: other arguments of `Muon`.
 
     Raises:
@@ -167,7 +168,7 @@ class COAPMuon(Muon):
         **options: Any,
     ) -> None:
         frame = frames.COAP(rank=rank, ratio=ratio, period=period, reproject=reproject)
-        super().__init__(params, lr, frame=frame, **options)
+        super().__init__(params, lr, **{"frame": frame, **options})
 
     @staticmethod
     def recipe(norm: Spectral = Spectral("muon", "muon"), frame: frames.Frame = frames.COAP(), *rest: Any) -> Recipe:
@@ -214,7 +215,7 @@ class FreeMuon(Muon):
     ) -> None:
         found = step_sizes.Prodigy(d0=d0, d_coef=d_coef, growth_rate=growth_rate)
         adam = {"recipe": Prodigy.recipe(found), "lr": lr, "betas": (0.9, 0.999), "eps": 1e-8, **(rest or {})}
-        super().__init__(params, lr, scale=scale, rest=adam, step_size=found, **options)
+        super().__init__(params, lr, scale=scale, rest=adam, **{"step_size": found, **options})
 
     @staticmethod
     def recipe(

@@ -32,13 +32,12 @@ class Flora(Optimizer):
         momentum: b1, decay of the average; 0 keeps none.
         decay_rate: of b2.
         clip: bound on the root mean square of the step before the learning rate; None: none.
-        eps: added to v, and the least size of a parameter.
+        eps: added to v, and the least size of a parameter; or the first alone.
         weight_decay: decoupled.
         scale_parameter: False: ``a = lr``.
         relative_step: ``a`` has ``min(lr, 1 / sqrt(t))`` in place of lr.
         max_aspect: matrices longer than so many times their shorter side, such as embeddings, are not compressed.
-        maximize: ascend instead.
-        skip_nonfinite: leave everything untouched in a step with a gradient that is not finite.
+        options: ``maximize``, ``skip_nonfinite``, ``rounding``.
 
     Raises:
         ValueError: a number out of range or an unknown option.
@@ -53,20 +52,19 @@ class Flora(Optimizer):
         momentum: float = 0.9,
         decay_rate: float = -0.8,
         clip: float | None = 1.0,
-        eps: tuple[float, float] = (1e-30, 1e-3),
+        eps: tuple[float, float] | float = (1e-30, 1e-3),
         weight_decay: float = 0.0,
         *,
         scale_parameter: bool = True,
         relative_step: bool = False,
         max_aspect: float = 4.0,
-        maximize: bool = False,
-        skip_nonfinite: bool = True,
+        **options: Any,
     ) -> None:
-        step_size = Relative("capped" if relative_step else "given", scale_parameter, eps[1])
+        floor, least = eps if isinstance(eps, tuple | list) else (eps, 1e-3)
+        step_size = Relative("capped" if relative_step else "given", scale_parameter, least)
         recipe = self.recipe(rank, period, max_aspect, step_size)
-        numbers: dict[str, Any] = {"momentum": momentum, "decay_rate": decay_rate, "clip": clip, "eps": eps[0]}
-        common: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "skip_nonfinite": skip_nonfinite}
-        super().__init__(params, recipe, lr=lr, **numbers, **common)
+        numbers: dict[str, Any] = {"momentum": momentum, "decay_rate": decay_rate, "clip": clip, "eps": floor}
+        super().__init__(params, recipe, lr=lr, weight_decay=weight_decay, **numbers, **options)
 
     @staticmethod
     def recipe(

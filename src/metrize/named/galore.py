@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from metrize import frames
 from metrize.groups import Params
 from metrize.moments import Moments
-from metrize.named.inner import Inner, inner_numbers, inner_recipe
+from metrize.named.inner import Inner, inner_numbers, inner_recipe, taken
 from metrize.optimizer import Optimizer
+from metrize.part import Part
 from metrize.recipe import Recipe
 
 
@@ -37,13 +38,13 @@ class GaLore(Optimizer):
             ``b2_t = 1 - t^-0.8``, clipped, and decay before the step; only the first of `betas` counts.
         moments: storage of the averages; None: as `inner` says.
         options: other arguments of `metrize.frames.GaLore` (``method``, ``carry``, ``stagger``, ``dtype``).
-        maximize: ascend instead.
-        skip_nonfinite: leave everything untouched in a step with a gradient that is not finite.
 
     Raises:
         ValueError: a number out of range or an unknown option.
         FrameError: (in a step) three gradients in a row that no basis could be made of, by the parameter's name.
     """
+
+    further: ClassVar[type[Part]] = frames.GaLore
 
     def __init__(
         self,
@@ -59,13 +60,13 @@ class GaLore(Optimizer):
         side: Literal["std", "reverse_std", "left", "right", "full"] = "std",
         inner: Inner = "adam",
         moments: Moments | None = None,
-        maximize: bool = False,
-        skip_nonfinite: bool = True,
         **options: Any,
     ) -> None:
-        recipe = self.recipe(inner, moments, rank=rank, period=period, scale=scale, side=side, **options)
+        recipe = self.recipe(
+            inner, moments, rank=rank, period=period, scale=scale, side=side, **taken(self.further, options)
+        )
         numbers: dict[str, Any] = {"weight_decay": weight_decay, **inner_numbers(inner, betas, eps)}
-        super().__init__(params, recipe, lr=lr, maximize=maximize, skip_nonfinite=skip_nonfinite, **numbers)
+        super().__init__(params, recipe, lr=lr, **numbers, **options)
 
     @staticmethod
     def recipe(inner: Inner = "adam", moments: Moments | None = None, **options: Any) -> Recipe:

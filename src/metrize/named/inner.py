@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 from metrize import rules
 from metrize.frames import Frame
 from metrize.moments import Dense, Factored, Moments, Quantized, Split
+from metrize.part import Part
 from metrize.recipe import Recipe
 
 Inner = Literal["adam", "8bit", "adafactor"]
@@ -37,3 +39,9 @@ def inner_numbers(inner: Inner, betas: tuple[float, float], eps: float | None) -
     if inner in ("adam", "8bit"):
         return {"betas": betas, "eps": 1e-6 if eps is None else eps}
     return {"momentum": betas[0], "eps": 1e-30 if eps is None else eps}
+
+
+def taken(part: type[Part], options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a part, taken out of options."""
+    names = [field.name for field in dataclasses.fields(part) if field.name in options]
+    return {name: options.pop(name) for name in names}

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from metrize import rules
+from metrize.method import Nothing
 from metrize.norms import Modular
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
@@ -45,17 +46,20 @@ class ModularNorm(Optimizer):
         nesterov: bool = False,
         **options: Any,
     ) -> None:
-        weights = list(params)
-        if len(weights) != len(network.norms):
-            raise ValueError(
-                f"{len(weights)} weights for a network with {len(network.norms)}; list them from input to output"
-            )
-        parts = zip(weights, network.norms, network.budgets, strict=True)
-        groups = [{"params": [weight], "norm": norm, "radius": budget} for weight, norm, budget in parts]
         numbers: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        groups: Any = params if isinstance(params, Nothing) else _in_norms(list(params), network)
         super().__init__(groups, self.recipe(), lr=lr, **numbers, **options)
 
     @staticmethod
     def recipe() -> Recipe:
         """The five answers of this optimizer; each group adds the norm of its weight."""
         return Recipe(rule=rules.Steepest())
+
+
+def _in_norms(weights: list[Any], network: Modular) -> list[dict[str, Any]]:
+    if len(weights) != len(network.norms):
+        raise ValueError(
+            f"{len(weights)} weights for a network with {len(network.norms)}; list them from input to output"
+        )
+    parts = zip(weights, network.norms, network.budgets, strict=True)
+    return [{"params": [weight], "norm": norm, "radius": budget} for weight, norm, budget in parts]

@@ -9,14 +9,13 @@ from torch import Tensor
 from metrize import rules
 from metrize.decay import Decay
 from metrize.groups import Params
-from metrize.named.by_role import by_role
+from metrize.named.by_role import ByRole
 from metrize.norms import RMS, ColumnNorm, Norm, SignHead, Spectral
 from metrize.norms.layout import Layout
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role
 from metrize.roles.sandbox import Example
-from metrize.step.assignment import as_real
 
 
 class Scion(Optimizer):
@@ -78,7 +77,8 @@ class Scion(Optimizer):
             return {"recipe": self.recipe(_norm_of(role, accuracy), decay), "radius": size}
 
         numbers: dict[str, Any] = {"momentum": momentum, "radius": radius}
-        super().__init__(by_role(params, of, _by_shape, example), self.recipe(decay=decay), lr=lr, **numbers, **options)
+        divide = ByRole(of, _by_shape, example)
+        super().__init__(params, self.recipe(decay=decay), lr=lr, divide=divide, **numbers, **options)
 
     @staticmethod
     def recipe(norm: Norm = Spectral("rms", "muon"), decay: Decay = "constrained") -> Recipe:
@@ -92,9 +92,9 @@ def _norm_of(role: Role, accuracy: str) -> Norm:
     return norm.replace(**{key: value for key, value in known.items() if hasattr(norm, key)})
 
 
-def _by_shape(parameter: Tensor) -> Role:
+def _by_shape(parameter: Tensor, among: list[Tensor]) -> Role:
     """What Scion takes a parameter for that comes without its module; complex numbers count as pairs."""
-    dimensions = as_real(parameter).ndim
-    if dimensions < 2:
+    dimensions = parameter.ndim
+    if dimensions < 2 or parameter.is_complex() or not parameter.numel():
         return Role("bias")
     return Role("hidden") if dimensions == 2 else Role("conv", Layout(unfold=True))

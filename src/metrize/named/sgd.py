@@ -11,7 +11,6 @@ from metrize.groups import Params
 from metrize.moments import Dense, Moments
 from metrize.optimizer import Optimizer
 from metrize.recipe import Recipe
-from metrize.rounding import Rounding
 from metrize.spaces import Space
 
 
@@ -30,9 +29,7 @@ class SGD(Optimizer):
         nesterov: look ahead along the momentum.
         space: of every parameter; None takes each parameter's declared space, else a vector space.
         moments: storage of the average.
-        maximize: ascend instead.
-        skip_nonfinite: leave everything untouched in a step with a gradient that is not finite.
-        rounding: how bfloat16 parameters take in a step.
+        options: ``maximize``, ``skip_nonfinite``, ``rounding``.
 
     Raises:
         SpaceError: a parameter its space cannot hold or that is off its space, by name.
@@ -50,15 +47,11 @@ class SGD(Optimizer):
         *,
         space: Space | None = None,
         moments: Moments = Dense(),
-        maximize: bool = False,
-        skip_nonfinite: bool = True,
-        rounding: Rounding | None = None,
+        **options: Any,
     ) -> None:
         recipe = self.recipe(space, moments)
         numbers: dict[str, Any] = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
-        common: dict[str, Any] = {"weight_decay": weight_decay, "maximize": maximize, "skip_nonfinite": skip_nonfinite}
-        common["rounding"] = rounding
-        super().__init__(params, recipe, lr=lr, **common, **numbers)
+        super().__init__(params, recipe, lr=lr, weight_decay=weight_decay, **numbers, **options)
 
     @staticmethod
     def recipe(space: Space | None = None, moments: Moments = Dense()) -> Recipe:

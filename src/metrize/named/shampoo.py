@@ -31,6 +31,8 @@ class Shampoo(Optimizer):
         exponent: in place of ``1 / (2 k)``, one number (0.5 as in arXiv:2406.17748), or a mapping from k to a number
             or to one for each mode; 0 leaves a mode alone.
         precondition_frequency: steps between two computations of the roots.
+        max_dim: longer dimensions are cut into blocks of so many, and each block is preconditioned by itself; None:
+            8192. A block ``m x n`` keeps ``2 (m^2 + n^2)`` numbers, and the roots cost ``m^3 + n^3``.
         moments: storage of averages, of which this form has none.
         options: ``maximize``, ``skip_nonfinite``.
 
@@ -49,10 +51,11 @@ class Shampoo(Optimizer):
         *,
         exponent: Exponents = None,
         precondition_frequency: int = 1,
+        max_dim: int | None = None,
         moments: Moments = Dense(),
         **options: Any,
     ) -> None:
-        rule = rules.Shampoo(exponents=_exponents(exponent), period=precondition_frequency)
+        rule = rules.Shampoo(exponents=_exponents(exponent), period=precondition_frequency, max_dim=max_dim)
         super().__init__(params, self.recipe(moments, rule), lr=lr, eps=eps, weight_decay=weight_decay, **options)
 
     @staticmethod

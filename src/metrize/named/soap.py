@@ -79,7 +79,7 @@ class SOAP(Optimizer):
     ) -> None:
         frame = Eigenbasis(
             period=precondition_frequency,
-            shampoo_beta=betas[1] if shampoo_beta < 0 else shampoo_beta,
+            shampoo_beta=shampoo_beta,
             max_precond_dim=max_precond_dim,
             one_sided=one_sided,
             merge_dims=merge_dims,
@@ -95,7 +95,7 @@ class SOAP(Optimizer):
     @staticmethod
     def recipe(
         space: Space | None = None,
-        frame: Eigenbasis = Eigenbasis(),
+        frame: Eigenbasis = Eigenbasis(shampoo_beta=-1),
         moments: Moments = Dense(),
         correct_bias: bool = True,
         normalize_grads: bool = False,

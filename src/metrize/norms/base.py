@@ -15,7 +15,7 @@ from metrize.part import Part, parse
 
 
 @dataclasses.dataclass(frozen=True)
-class Norm(Part):
+class Norm(Part, abstract=True):
     """A norm of one parameter, with its duality map.
 
     The dual norm is ``||G||* = max <G, T>`` over ``||T|| <= 1``, and the duality map gives the T where the maximum is
@@ -58,13 +58,15 @@ class Norm(Part):
 
 
 @dataclasses.dataclass(frozen=True)
-class MatrixNorm(Norm):
+class MatrixNorm(Norm, abstract=True):
     """A norm of linear maps, divided by a factor f that depends on their shape.
 
     A parameter that holds several matrices has the largest of their norms, and the sum of their dual norms.
     """
 
     layout: Layout = dataclasses.field(default_factory=Layout, kw_only=True)
+
+    matrices: ClassVar[bool] = True
 
     def check(self, shape: Sequence[int]) -> None:
         self.layout.check(shape)
@@ -114,9 +116,6 @@ class MatrixNorm(Norm):
         raise NotImplementedError
 
 
-Part.known.pop("MatrixNorm")  # what norms of matrices share is no norm
-
-
 def check_eps(norm: Any) -> None:
     """Refuse a negative ``eps``.
 
@@ -140,7 +139,13 @@ def damped(direction: Tensor, length: Tensor, eps: float, entries: int) -> Tenso
 
 
 def widened(x: Tensor) -> Tensor:
-    """In float32, or float64 where x is."""
+    """In float32, or float64 where x is.
+
+    Raises:
+        TypeError: complex numbers.
+    """
+    if x.is_complex():
+        raise TypeError(f"norms measure real tensors, and this one is {x.dtype}; take torch.view_as_real of it")
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -66,7 +66,7 @@ class Layout(Part):
             raise ValueError(
                 f"Layout(outer={self.outer}, inner={self.inner}): they arrange the pieces of split; give it"
             )
-        if not isinstance(self.split, tuple) or any(size < 1 for size in self.split):
+        if any(size < 1 for size in self.split):
             raise ValueError(f"Layout(split={self.split!r}): split is a tuple of sizes of at least 1")
         if min(self.groups, self.outer, self.inner) < 1 or self.block_rows < 0:
             raise ValueError(f"{self}: groups, outer and inner are at least 1, and block_rows at least 0")

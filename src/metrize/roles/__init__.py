@@ -1,8 +1,9 @@
 """Which recipe for which tensor of a whole model."""
 
+from metrize.roles.by_shapes import by_shapes
 from metrize.roles.infer import Inference, infer
 from metrize.roles.plan import Plan, PlanRow, plan
 from metrize.roles.role import KINDS, Role
 from metrize.roles.units import convert_lr
 
-__all__ = ["KINDS", "Inference", "Plan", "PlanRow", "Role", "convert_lr", "infer", "plan"]
+__all__ = ["KINDS", "Inference", "Plan", "PlanRow", "Role", "by_shapes", "convert_lr", "infer", "plan"]

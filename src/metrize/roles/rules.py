@@ -39,7 +39,7 @@ class Choice:
 
     def read_by(self, layout: Layout) -> Choice:
         """The same with every layout that was left open filled in."""
-        recipe = None if self.recipe is None else _filled(self.recipe, layout)
+        recipe = None if self.recipe is None else filled(self.recipe, layout)
         return dataclasses.replace(self, recipe=recipe)
 
 
@@ -108,12 +108,12 @@ def _of_group(options: Mapping[str, Any]) -> Choice:
     return Choice(choice.recipe, rest)
 
 
-def _filled(part: Any, layout: Layout) -> Any:
+def filled(part: Any, layout: Layout) -> Any:
     changes = {}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if isinstance(value, Layout):
             changes[field.name] = layout if value == Layout() else value
         elif isinstance(value, Part):
-            changes[field.name] = _filled(value, layout)
+            changes[field.name] = filled(value, layout)
     return part.replace(**changes) if changes else part

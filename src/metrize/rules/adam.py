@@ -53,7 +53,7 @@ class Adam(Rule):
     def __post_init__(self) -> None:
         choice(self, "second_moment", ("elementwise", "scalar", "none"))
         if self.bias_correction not in (True, False, "step"):
-            raise ValueError(f"Adam(bias_correction={self.bias_correction!r}): True, False or 'step'")
+            raise ValueError(f"{type(self).__name__}(bias_correction={self.bias_correction!r}): True, False or 'step'")
         if self.amsgrad and self.second_moment != "elementwise":
             raise ValueError(f"{self}: amsgrad=True is about the v of each entry; leave out second_moment")
 

@@ -34,12 +34,36 @@ Kernel = Callable[[list[Tensor], list[Tensor], dict[str, list[Tensor]], dict[str
 """Updates parameters in place from gradients, state by key and the numbers of the group; ``step`` is counted before."""
 
 
+class UndeclaredError(KeyError):
+    """A rule asks for an average or a number that it does not declare.
+
+    Args:
+        rule: which asks.
+        asked: what the look-up raised.
+        averages: names of its averages.
+        hyper: the numbers that it was given.
+    """
+
+    def __init__(self, rule: Rule, asked: KeyError, averages: Collection[str], hyper: Collection[str]) -> None:
+        names = sorted({*rule.hyper(), "lr", "weight_decay"} & set(hyper))
+        super().__init__(
+            f"{rule} asks for {asked}, which it does not declare; its averages() are {', '.join(averages) or 'none'}, "
+            f"and its numbers, of hyper(), {', '.join(names)}"
+        )
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 @dataclasses.dataclass(frozen=True)
-class Rule(Part):
+class Rule(Part, abstract=True):
     """Turns coordinates of a gradient into a direction of ascent, keeping averages as it goes."""
 
     flat_only: ClassVar[bool] = False
     """Whether the direction has lost the symmetries of coordinates on a curved space, such as those of a skew block."""
+
+    optional: ClassVar[tuple[str, ...]] = ("clip",)
+    """Numbers of a parameter group that may be None."""
 
     def in_norm(self) -> Norm:
         """The norm of a parameter in which this rule's steps are measured."""
@@ -52,6 +76,11 @@ class Rule(Part):
             TypeError: it has one of its own.
         """
         raise TypeError(f"norm={norm!r} for a group whose rule is {self}, which has its own; use Steepest or Lion")
+
+    @property
+    def norm_of_steps(self) -> Norm | None:
+        """The norm whose unit ball every direction lies in, for step sizes that measure in it; None: there is none."""
+        return None
 
     def hyper(self) -> dict[str, Any]:
         """The numbers of a parameter group that this rule reads, with their defaults."""

@@ -38,6 +38,7 @@ class HFac(Rule):
 
     sign: bool = False
 
+    matrices: ClassVar[bool] = True
     flat_only: ClassVar[bool] = True
 
     def in_norm(self) -> Norm:

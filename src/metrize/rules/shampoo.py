@@ -18,6 +18,7 @@ from metrize.moments import Averages, Kind
 from metrize.part import Spec, choice
 from metrize.rules.base import Metric, Rule, number, per_point
 
+_LONGEST = 8192  # a factor and its root of this size take half a GiB
 _PATIENCE = 3  # roots in a row that may fail
 _HOPELESS = (
     "its Kronecker factors have had no roots three times in a row. Look for gradients near the end of the range of "
@@ -38,7 +39,7 @@ class Shampoo(Rule):
     Args:
         exponents: another e, one number; or for tensors of some order k, each as ``(k, e)`` or ``(k, e_1, ..., e_k)``.
             0 leaves a mode alone.
-        max_dim: longer modes are cut, and every block is preconditioned by itself; None: never.
+        max_dim: longer modes are cut, and every block is preconditioned by itself; None: 8192.
         merge_dims: take neighbouring dimensions together, from left to right, as long as their product is at most
             `max_dim`.
         period: steps between two computations of the roots.
@@ -61,7 +62,9 @@ class Shampoo(Rule):
     bias_correction: bool = True
     graft: Literal["none", "sgd", "adagrad", "rmsprop", "adam"] = "none"
 
+    matrices: ClassVar[bool] = True
     flat_only: ClassVar[bool] = True
+    fixed: ClassVar[tuple[str, ...]] = ("merge_dims",)
 
     def __post_init__(self) -> None:
         choice(self, "graft", _GRAFTS)
@@ -108,7 +111,7 @@ class Shampoo(Rule):
             for mode in self._exponents(len(sizes)):
                 square = (place[mode].stop - place[mode].start,) * 2
                 spec |= {f"{name}.factor_{mode}": (square, dtype), f"{name}.root_{mode}": (square, dtype)}
-        return spec | {"roots.failures": ((), torch.int64)}
+        return spec | {"failures": ((), torch.int64)}
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         folded = (len(coords), *self._sizes(coords.shape[1:]))
@@ -125,7 +128,7 @@ class Shampoo(Rule):
             if self.graft != "none":
                 block *= _norm(grafted[at]) / (_norm(block) + 1e-16)
             direction[at] = torch.where(started, block, grafted[at])
-        self._count(due, failed, averages.small("roots.failures"))
+        self._count(due, failed, averages.small("failures"))
         return direction.reshape(coords.shape)
 
     def _momentum(self, coords: Tensor, averages: Averages, hyper: dict[str, Any]) -> Tensor:
@@ -183,7 +186,7 @@ class Shampoo(Rule):
 
     def _blocks(self, sizes: Iterable[int]) -> Iterator[tuple[str, tuple[slice, ...]]]:
         """Names and places of the blocks of a tensor."""
-        cuts = [_cuts(size, self.max_dim or size) for size in sizes]
+        cuts = [_cuts(size, self.max_dim or _LONGEST) for size in sizes]
         for at, place in enumerate(itertools.product(*cuts)):
             yield f"block_{at}", place
 

@@ -17,7 +17,7 @@ from metrize.rules.base import Metric, Pass, Rule, number, per_point
 
 
 @dataclasses.dataclass(frozen=True)
-class Dualized(Rule):
+class Dualized(Rule, abstract=True):
     """What rules share whose direction is the duality map of a norm, ``D = radius * dual(u)`` for some average u.
 
     Args:
@@ -35,10 +35,12 @@ class Dualized(Rule):
 
     def __post_init__(self) -> None:
         choice(self, "length", ("normalised", "full"))
-        if not isinstance(self.norm, Norm):
-            raise TypeError(f"{type(self).__name__}(norm={self.norm!r}): norm is one of metrize.norms")
 
     def in_norm(self) -> Norm:
+        return self.norm
+
+    @property
+    def norm_of_steps(self) -> Norm:
         return self.norm
 
     def with_norm(self, norm: Norm) -> Self:
@@ -69,9 +71,6 @@ class Dualized(Rule):
             return direction if radius == 1 else direction * radius
         direction, dual_norm = self.norm.dual(u)
         return direction * per_point(dual_norm * radius, direction)
-
-
-del Dualized.known["Dualized"]  # what rules share is no rule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from metrize.rules.base import Metric, Pass, Rule, number
 
 
 @dataclasses.dataclass(frozen=True)
-class Whitening(Rule):
+class Whitening(Rule, abstract=True):
     """What rules share that begin with ``U = g / sqrt(v)``, ``U <- U / max(1, RMS(U) / clip)``."""
 
     def in_norm(self) -> Norm:
@@ -86,9 +86,6 @@ class Whitening(Rule):
             raise ValueError(f"clip={hyper['clip']}: a number above 0, or None")
 
 
-del Whitening.known["Whitening"]  # what rules share is no rule
-
-
 @dataclasses.dataclass(frozen=True)
 class Whitened(Whitening):
     """Divide by the root of v first, average then: Adafactor (arXiv:1804.04235), SM3 (arXiv:1901.11150).
@@ -109,9 +106,13 @@ class Whitened(Whitening):
     second_moment: Literal["scheduled", "sum"] = "scheduled"
     floor: Literal["added", "clamped"] = "added"
 
+    fixed: ClassVar[tuple[str, ...]] = ("second_moment",)
+
     def __post_init__(self) -> None:
         choice(self, "second_moment", ("scheduled", "sum"))
         choice(self, "floor", ("added", "clamped"))
+
+    optional: ClassVar[tuple[str, ...]] = ("clip", "eps")
 
     def hyper(self) -> dict[str, Any]:
         numbers: dict[str, Any] = {"momentum": 0.0, "clip": 1.0, "eps": 1e-30}

@@ -3,8 +3,8 @@
 Arithmetic runs on local tensors only; a DTensor is a container of parameters and of saved state.
 """
 
-from metrize.sharding.border import published, taken_over
+from metrize.sharding.border import agreed, published, taken_over
 from metrize.sharding.engine import Sharded
 from metrize.sharding.members import Member, members
 
-__all__ = ["Member", "Sharded", "members", "published", "taken_over"]
+__all__ = ["Member", "Sharded", "agreed", "members", "published", "taken_over"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -39,6 +40,16 @@ def taken_over(member: Member, saved: Mapping[str, Any]) -> dict[str, Any]:
         return kept
     host = {key: value for key, value in kept.items() if on_host(key)}
     return kept | placeholder(member.spec) | host
+
+
+def agreed(members: Mapping[Tensor, Member], fine: bool) -> bool:
+    """Whether it is so on every process that shares a parameter with this one; a collective."""
+    lines = {line.name: line for member in members.values() for line in member.lines}
+    device = next(iter(members.values())).p.to_local().device
+    marks = torch.tensor([not fine], dtype=torch.uint8, device=device)
+    for line in lines.values():
+        dist.all_reduce(marks, dist.ReduceOp.MAX, group=line.group)
+    return not bool(marks)
 
 
 def _own_part(member: Member, key: str, value: Any) -> Any:

@@ -19,7 +19,7 @@ class SpaceError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Space(Part):
+class Space(Part, abstract=True):
     """A homogeneous space on which a tensor, or each of a batch of tensors, is a point.
 
     Kernels see *points*: ``points(t)`` is a view of a stack ``[B, *shape]`` of parameters in which the trailing
@@ -31,11 +31,6 @@ class Space(Part):
 
     flat: ClassVar[bool] = False
     """Whether lift is the identity and move is addition."""
-
-    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if abstract:  # what spaces share is no answer to where a tensor lives
-            del Part.known[cls.__name__]
 
     def check_shape(self, shape: torch.Size) -> None:
         """Refuse a shape this space cannot hold.
@@ -111,6 +106,10 @@ class Space(Part):
         """The nearest points of the space."""
         raise NotImplementedError
 
+    def torn(self, points: Tensor) -> Tensor:
+        """Whether several points of the space are nearest, as to zero: ``[B, *batch]`` of truth values."""
+        return torch.zeros(points.shape[:1], dtype=torch.bool, device=points.device)
+
     def error(self, points: Tensor) -> Tensor:
         """Distance from satisfying the space's equation, ``[B, *batch]``."""
         raise NotImplementedError
@@ -128,13 +127,19 @@ class Space(Part):
         """Put a whole parameter on the space in place, in float32 at least.
 
         Raises:
-            SpaceError: the space cannot hold this tensor.
+            SpaceError: the space cannot hold this tensor, or no one point is nearest to it, as to zero.
         """
         self.check(tensor)
         wide = tensor.detach().unsqueeze(0).to(compute_dtype(tensor.dtype), copy=True)
         if not all_finite([wide]):
             raise SpaceError(f"holds numbers that are not finite, and nothing on {self} is nearest to them")
         points = self.points(wide)
+        if bool(self.torn(points).any()):
+            raise SpaceError(
+                f"zero or short of full rank, so that no one point of {self} is nearest to it, and any choice would "
+                f"change the model; start from a random point, {self}.random_(parameter, torch.Generator()), or leave "
+                "it free"
+            )
         points.copy_(self.project(points))
         return tensor.copy_(wide.squeeze(0))
 
@@ -176,7 +181,24 @@ class Space(Part):
             raise SpaceError(f"{self} holds real matrices, and this tensor is {tensor.dtype}; leave it free")
         if not (tensor.is_floating_point() or tensor.is_complex()):
             raise SpaceError(f"only floating point tensors can be optimized, and this one is {tensor.dtype}")
+        if tensor.is_floating_point() and tensor.dtype.itemsize < 2:
+            raise SpaceError(f"{tensor.dtype} is too short to be trained; keep the weight in bfloat16, or freeze it")
+        if tensor.layout is not torch.strided:
+            raise SpaceError(f"it is stored as {tensor.layout}; make it dense, or freeze it")
         self.check_shape(tensor.shape)
+        self.check_dim(tensor.shape)
+
+    def check_dim(self, shape: torch.Size) -> None:
+        """Refuse a shape whose points lie apart, so that none could move.
+
+        Raises:
+            SpaceError: with the reason and the remedy.
+        """
+        if not self.flat and self.dim(shape) == 0:
+            raise SpaceError(
+                f"the points of {self} in shape {tuple(shape)} lie apart from each other, so that nothing could be "
+                "trained; leave it free"
+            )
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from metrize.ambient import isolated
 from metrize.linalg import whole
@@ -33,8 +35,8 @@ def constrain(module: nn.Module, name: str, space: Space | None, *, project: boo
 
     Raises:
         AttributeError: the module has no such parameter.
-        SpaceError: the space cannot hold the weight, the weight is off the space and ``project`` is False, or it is
-            tied and lives on another space by its other module.
+        SpaceError: the space cannot hold the weight, no one point is nearest to it (zeros), the weight is off the space
+            and ``project`` is False, or it is tied and lives on another space by its other module.
     """
     weight = module._parameters.get(name)
     if weight is None:
@@ -51,11 +53,25 @@ def constrain(module: nn.Module, name: str, space: Space | None, *, project: boo
         if project and weight.device.type != "meta":
             space.project_(weight)
         check_point(space, weight)
+    if isinstance(module, _ConvNd) and name == "weight" and space.matrices:
+        _warn_of_kernels(type(module).__name__, weight, space)
     if not any(isinstance(hook, _Remind) for hook in module._forward_pre_hooks.values()):
         module.register_forward_pre_hook(_Remind())
     record[name] = repr(space)
     tag(weight, repr(space))
     return module
+
+
+def _warn_of_kernels(layer: str, weight: Tensor, space: Space) -> None:
+    rows, columns = weight.shape[-2:]
+    warnings.warn(
+        f"{space} reads {layer}.weight of shape {tuple(weight.shape)} as {weight[..., 0, 0].numel()} matrices of "
+        f"{rows} x {columns}, one by one. For one matrix (out, in * kernel), let a module of your own keep a weight of "
+        "that shape, constrain it, and call torch.nn.functional.conv on a view of it; for filters of length 1, take "
+        "Sphere(axis=(1, 2, ...))",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def spaces_of(model: nn.Module) -> dict[str, Space]:

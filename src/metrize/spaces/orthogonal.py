@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metrize.linalg import newton_schulz_polish, phi, skew
+from metrize.linalg.polar import rank_deficient
 from metrize.spaces.base import SpaceError
 from metrize.spaces.shortened import shortened
 from metrize.spaces.stiefel import Stiefel
@@ -56,6 +57,9 @@ class Orthogonal(Stiefel):
         u, _, vh = torch.linalg.svd(points)
         u[..., -1] *= torch.linalg.slogdet(u @ vh).sign.unsqueeze(-1)  # gives up the smallest singular value
         return newton_schulz_polish(u @ vh)
+
+    def torn(self, points: Tensor) -> Tensor:
+        return rank_deficient(points, 1 if self.special else 0)  # the determinant decides about the last one
 
     def error(self, points: Tensor) -> Tensor:
         """``||Y^T Y - I||_F``, and 2 more for a reflection where a rotation is asked for."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metrize.linalg import newton_schulz_polish, polar, skew
-from metrize.linalg.polar import residual
+from metrize.linalg.polar import rank_deficient, residual
 from metrize.part import Spec, choice
 from metrize.spaces.base import Space, SpaceError, compute_dtype
 from metrize.spaces.retractions import RETRACTIONS, Drag
@@ -32,6 +32,7 @@ class Orthonormal(Space, abstract=True):
     section: Literal["closed-form", "transported", "redrawn"] = "closed-form"
     polish_every: int = 20
 
+    matrices: ClassVar[bool] = True
     compact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -116,6 +117,9 @@ class Orthonormal(Space, abstract=True):
 
     def project(self, points: Tensor) -> Tensor:
         return newton_schulz_polish(polar(points))  # the SVD alone leaves a few roundings
+
+    def torn(self, points: Tensor) -> Tensor:
+        return rank_deficient(points)
 
     def error(self, points: Tensor) -> Tensor:
         return torch.linalg.matrix_norm(residual(points))

@@ -50,6 +50,10 @@ class Product(Space):
             raise ValueError(f"Product(size={self.size}): the first space gets at least 1 slice")
 
     @property
+    def matrices(self) -> bool:  # type: ignore[override]
+        return self.first.matrices or self.rest.matrices
+
+    @property
     def compact(self) -> bool:  # type: ignore[override]  # of the pieces, and not of the class
         return self.first.compact and self.rest.compact
 
@@ -62,6 +66,10 @@ class Product(Space):
             )
         for space, piece in zip((self.first, self.rest), self._shapes(shape), strict=True):
             space.check_shape(piece)
+
+    def check_dim(self, shape: torch.Size) -> None:
+        for space, piece in zip((self.first, self.rest), self._shapes(shape), strict=True):
+            space.check_dim(piece)
 
     def batch_shape(self, shape: torch.Size) -> tuple[int, ...]:
         return ()
@@ -114,6 +122,9 @@ class Product(Space):
         for _, space, (y, onto) in self._pieces(points, nearest):
             onto.copy_(space.project(y))
         return nearest
+
+    def torn(self, points: Tensor) -> Tensor:
+        return torch.cat([_rows(space.torn(y)) for _, space, (y,) in self._pieces(points)], -1).any(-1)
 
     def error(self, points: Tensor) -> Tensor:
         """The larger error of both pieces."""

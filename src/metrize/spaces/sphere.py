@@ -134,11 +134,14 @@ class Sphere(Space):
 
     def project(self, points: Tensor) -> Tensor:
         axes = self._axes(points)
-        largest = points.abs().amax(axes, keepdim=True)  # its square may overflow, and nothing has no direction
+        largest = points.abs().amax(axes, keepdim=True)  # its square may overflow
         pole = torch.zeros_like(points)
         self._top(pole).fill_(1)
         scaled = torch.where(largest == 0, pole, points / largest)
         return scaled * (self.radius / torch.linalg.vector_norm(scaled, dim=axes, keepdim=True))
+
+    def torn(self, points: Tensor) -> Tensor:
+        return points.abs().amax(self._axes(points)) == 0
 
     def error(self, points: Tensor) -> Tensor:
         """``| ||y||^2 / radius^2 - 1 |``."""

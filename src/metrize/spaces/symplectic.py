@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class Symplectic(Space, abstract=True):
     max_step: float = 0.5
     max_condition: float = 100.0
     polish_every: int = 20
+
+    matrices: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         choice(self, "form", ("orthosymplectic", "full"))
@@ -108,6 +110,9 @@ class Symplectic(Space, abstract=True):
 
     def project(self, points: Tensor) -> Tensor:
         return self._geometry.project(points)
+
+    def torn(self, points: Tensor) -> Tensor:
+        return self._geometry.torn(points)
 
     def error(self, points: Tensor) -> Tensor:
         return self._geometry.error(points)

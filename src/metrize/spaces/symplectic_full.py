@@ -12,8 +12,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from metrize.linalg.polar import rank_deficient
 from metrize.linalg.symplectic import (
     adjoint,
+    complex_part,
     condition,
     condition_bound,
     from_quarters,
@@ -152,6 +154,9 @@ class Full:
         near = (self.error(points) < _NEAR)[..., None, None]
         inside = torch.where(near, points, 0)  # what is not near would grow without bound
         return torch.where(near, symplectic_polar(inside), orthosymplectic_polar(points))
+
+    def torn(self, points: Tensor) -> Tensor:
+        return (self.error(points) >= _NEAR) & rank_deficient(complex_part(points))
 
     def error(self, points: Tensor) -> Tensor:
         return torch.linalg.matrix_norm(symplectic_residual(points))

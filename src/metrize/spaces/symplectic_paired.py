@@ -66,6 +66,10 @@ class Paired:
         upper, _, _, lower = quarters(points)
         return _pair_(torch.zeros_like(points), self.twin.project(upper + lower))
 
+    def torn(self, points: Tensor) -> Tensor:
+        upper, _, _, lower = quarters(points)
+        return self.twin.torn(upper + lower)
+
     def error(self, points: Tensor) -> Tensor:
         upper, b, c, lower = quarters(points)
         strays = torch.linalg.matrix_norm(torch.stack([upper - lower, b, c])).square().sum(0)

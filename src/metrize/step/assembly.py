@@ -10,13 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from metrize.frames import Frame
+from metrize.recipe import parse_recipe
 from metrize.spaces import SpaceError
 from metrize.spaces.declare import check_point, naming
 from metrize.step.assignment import Assignment, Assignments, assign
 from metrize.step.bucket import Bucket
 from metrize.step.exchange import Exchange
 from metrize.step.fused import Fused
-from metrize.step.group import is_flat_piece_of, name_of
+from metrize.step.group import is_flat_piece_of, name_of, trains
 from metrize.step.piecewise import Piecewise
 from metrize.step.stacked import Stacked
 from metrize.step.state import State, new_state, placeholder
@@ -41,7 +42,9 @@ def alike_groups(groups: Groups) -> list[int]:
 
 
 def _numbers(at: int, group: dict[str, Any]) -> Any:
-    """What must be equal: everything but members and their traits; a group with a tensor for a number stays alone."""
+    """What must be equal: everything but members and their traits; a group that measures for itself stays alone."""
+    if parse_recipe(group["recipe"]).step_size.scope == "group":
+        return at
     try:
         return tuple((key, value, hash(value))[:2] for key, value in group.items() if key not in _OF_MEMBERS)
     except TypeError:
@@ -49,11 +52,6 @@ def _numbers(at: int, group: dict[str, Any]) -> Any:
 
 
 _OF_MEMBERS = frozenset(("params", "param_names", "spaces", "shapes", "name", "skipped_steps", "format"))
-
-
-def trains(p: Tensor) -> bool:
-    """Whether a parameter needs state: a frozen one does not, until it is thawed or handed a gradient."""
-    return p.requires_grad or p.grad is not None
 
 
 def assemble(groups: Groups, states: States, exchange: Exchange) -> list[Bucket]:
@@ -121,6 +119,10 @@ def _ensure_state(
     group: dict[str, Any], index: int, assignment: Assignment, executor: type[Bucket], target: Tensor, state: State
 ) -> None:
     """Make what is missing of the state of a parameter, of which this process steps `target`."""
+    if not state:
+        with naming(name_of(group, index)):
+            assignment.space.check(target)  # which may have been frozen until now
+            assignment.check()
     spec = assignment.spec
     for key, value in state.items():
         if key in spec and tuple(value.shape) != tuple(spec[key][0]):  # a kernel would write past the end

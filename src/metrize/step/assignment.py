@@ -15,7 +15,7 @@ from metrize.decay import Convention
 from metrize.moments import Moments, Slot
 from metrize.part import Spec, offers
 from metrize.recipe import Recipe, parse_recipe
-from metrize.rounding import Compensated, Nearest, Rounding
+from metrize.rounding import Compensated, Rounding
 from metrize.rules import Kernel, Metric, Rule
 from metrize.rules.base import Pass
 from metrize.spaces import Space, SpaceError
@@ -62,6 +62,12 @@ class Assignment:
         return compute_dtype(self.stored)
 
     @functools.cached_property
+    def rounding(self) -> Rounding:
+        """How a 16-bit parameter takes in a step: nothing may be lost where the first ones are below its last digit."""
+        lost = self.recipe.rounding.exact and self.recipe.step_size.starts_small and self.space.flat
+        return Compensated() if lost and self.stored == torch.bfloat16 else self.recipe.rounding
+
+    @functools.cached_property
     def numel(self) -> int:
         """Numbers of the tensor."""
         return math.prod(self.shape)
@@ -75,12 +81,6 @@ class Assignment:
     def master(self) -> bool:
         """A point rounded to 16 bits is off its space by a percent, so the point itself is kept apart."""
         return not self.space.flat and self.narrow
-
-    @functools.cached_property
-    def rounding(self) -> Rounding:
-        """How a 16-bit parameter takes in a step: as the recipe says, unless the step size could not start so."""
-        own = self.recipe.rounding
-        return Compensated() if self.recipe.step_size.fine and own == Nearest() else own
 
     @functools.cached_property
     def decay(self) -> Convention:
@@ -136,16 +136,24 @@ class Assignment:
             if twice := sorted(own.keys() & averages.keys()):
                 raise SpaceError(_doubled(recipe, twice[0], "rule", "rule"))
             averages |= own
-        return {
+        declared = {
             "optimizer": {"step": ((), torch.float32)}
             | ({"master": (tuple(shape), self.dtype)} if self.master else {}),
             "rounding": self.rounding.state_spec(shape, self.stored) if space.flat else {},
             "space": space.state_spec(shape, self.stored),
             "frame": self._frame_spec(),
             "moments": averages,
-            "rule": recipe.rule.small_spec(self.coords, self.batch, self.dtype, self.numbers),
             "step_size": recipe.step_size.state_spec(shape, self.dtype),
         }
+        taken = {key for spec in declared.values() for key in spec}
+        own = recipe.rule.small_spec(self.coords, self.batch, self.dtype, self.numbers)
+        return declared | {"rule": {f"rule.{key}" if key in taken else key: kept for key, kept in own.items()}}
+
+    @functools.cached_property
+    def small(self) -> dict[str, str]:
+        """Keys of what the rule keeps beside its averages, by the rule's own names for it."""
+        own = self.recipe.rule.small_spec(self.coords, self.batch, self.dtype, self.numbers)
+        return dict(zip(own, self.declared["rule"], strict=True))
 
     @functools.cached_property
     def spec(self) -> Spec:
@@ -153,11 +161,12 @@ class Assignment:
         return {key: kept for part in self.declared.values() for key, kept in part.items()}
 
     def check(self) -> None:
-        """Refuse two parts that keep a state by one name, and averages that are called like counts.
+        """Refuse parts that do not go together, that keep a state by one name, or averages called like counts.
 
         Raises:
-            SpaceError: naming the parts and the key.
+            SpaceError: with the reason and the remedy.
         """
+        self.recipe.check(self.space, self.shape)
         if reserved := [name for name in self.slots if on_host(name)]:
             raise SpaceError(
                 f"rule={self.recipe.rule} has an average called {reserved[0]!r}; names that end in "
@@ -179,6 +188,11 @@ class Assignment:
     def seeds(self) -> tuple[str, ...]:
         """Keys of `spec` that are seeds, so that what they lead to depends on the place of every entry."""
         return tuple(key for key in self.spec if key.rpartition(".")[2] == "seed")
+
+    @functools.cached_property
+    def projected(self) -> bool:
+        """Whether the frame or a storage works in fewer or other coordinates than those of the tensor."""
+        return bool(self.declared["frame"]) or any(storage.projects for storage in self.storages.values())
 
     @functools.cached_property
     def passes(self) -> tuple[Pass, ...]:

@@ -62,8 +62,9 @@ class Batch:
 
     def _trip(self, wide: Tensor, points: Tensor) -> Trip:
         a, recipe = self.assignment, self.assignment.recipe
-        averages = Averages(recipe.moments, self.state, a.slots, recipe.frame.delay)
-        framed = None if recipe.frame.trivial else Framed(recipe.frame, a.space, a.batch, self.state, averages)
+        averages = Averages(recipe.moments, self.state, a.slots, recipe.frame.delay, a.small)
+        frame = recipe.frame.told(self.numbers)
+        framed = None if frame.trivial else Framed(frame, a.space, a.batch, self.state, averages)
         rate = per_member(recipe.step_size.rate(wide, self.state, self.numbers), points)
         length = rate * per_member(recipe.rule.gain(averages.step, self.numbers), points) if a.gains else rate
         rule = recipe.rule.direction

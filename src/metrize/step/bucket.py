@@ -108,6 +108,13 @@ class Bucket:
     def receive(self, total: Tensor) -> None:
         """Take in the sum of `statistics` over the whole scope and over all processes."""
 
+    def show(self) -> None:
+        """Let the groups tell what their step size has found, for those who log it."""
+        shown = {key: self.numbers[key] for key in self.recipe.step_size.shown() if key in self.numbers}
+        if shown:
+            for group, _ in self.places:
+                group.update(shown)
+
     def apply(self) -> None:
         """Write the new values of averages and parameters, and let go of the gradients."""
         raise NotImplementedError

@@ -18,6 +18,11 @@ def name_of(group: dict[str, Any], index: int) -> str:
     return str(names[index]) if index < len(names) else f"#{index} of its group"
 
 
+def trains(p: Tensor) -> bool:
+    """Whether a parameter needs state: a frozen one does not, until it is thawed or handed a gradient."""
+    return p.requires_grad or p.grad is not None
+
+
 def numbers_of(group: dict[str, Any]) -> dict[str, Any]:
     """The group as rules and step sizes see it in this step: 0-d tensors of schedules as plain numbers."""
     numbers: dict[str, Any] = {

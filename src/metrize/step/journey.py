@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metrize.moments import Averages
-from metrize.rules.base import Pass
+from metrize.rules.base import Pass, UndeclaredError
 from metrize.step.assignment import Assignment
 from metrize.step.framed import Framed
 from metrize.step.state import State
@@ -59,7 +59,10 @@ class Trip:
         if self.bends or grad.dtype != self.assignment.dtype:
             grad = descent(self.assignment, grad, points, self.numbers)
         coords, numbers = (grad, self.numbers) if self.given else self.seen(grad)
-        rule(coords, self.averages, numbers, self.assignment.metric)
+        try:
+            rule(coords, self.averages, numbers, self.assignment.metric)
+        except KeyError as error:
+            raise UndeclaredError(self.assignment.recipe.rule, error, self.averages.slots, numbers) from error
 
 
 def journey(trip: Trip, points: Tensor, grad: Tensor, warming_up: bool = False) -> Tensor:
@@ -85,7 +88,10 @@ def journey(trip: Trip, points: Tensor, grad: Tensor, warming_up: bool = False) 
     if warming_up:
         return coords
     inner, numbers = (coords, trip.numbers) if trip.given else trip.seen(coords)
-    direction = trip.rule(inner, trip.averages, numbers, trip.assignment.metric)
+    try:
+        direction = trip.rule(inner, trip.averages, numbers, trip.assignment.metric)
+    except KeyError as error:
+        raise UndeclaredError(trip.assignment.recipe.rule, error, trip.averages.slots, numbers) from error
     if trip.prior:
         direction = direction + _prior(trip, points, numbers)
     velocity = _move_(trip, points, direction, section, coords)

@@ -85,6 +85,7 @@ class Piecewise(Bucket):
     def receive(self, total: Tensor) -> None:
         for i in self.present:
             self.recipe.step_size.receive(total, self._row(i), self.numbers)
+        self.show()
 
     def apply(self) -> None:
         if not self.present:

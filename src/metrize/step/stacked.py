@@ -65,6 +65,7 @@ class Stacked(Bucket):
     def receive(self, total: Tensor) -> None:
         for _, batch in self._batches:
             self.recipe.step_size.receive(total, batch.state, self.numbers)
+        self.show()
 
     def apply(self) -> None:
         for members, batch in self._batches:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from metrize.norms import Norm
 from metrize.part import Part, Spec
 
 
 @dataclasses.dataclass(frozen=True)
-class StepSize(Part):
+class StepSize(Part, abstract=True):
     """Turns a direction into a velocity.
 
     One that needs to know the whole model measures every parameter first (`measure`), is told the sums over all of
@@ -25,9 +26,22 @@ class StepSize(Part):
     flat_only: ClassVar[bool] = False
     """Whether only tensors in a vector space can take this step size."""
 
+    def beside(self, norm: Norm | None) -> Self:
+        """This step size in a recipe whose rule is steepest in `norm`; None: its rule is not in a norm."""
+        return self
+
+    @property
+    def measured_in(self) -> Norm | None:
+        """The norm that `measure` sums up; None where it is about none."""
+        return None
+
     def reads(self) -> tuple[str, ...]:
         """Numbers of the rule, such as ``betas``, that this step size cannot do without."""
         return ()
+
+    def shown(self) -> dict[str, Any]:
+        """What it found out, as it stands in every parameter group for people to read; before the first step."""
+        return {}
 
     def check_shape(self, shape: torch.Size) -> None:
         """Refuse a parameter of a shape this step size cannot measure.
@@ -41,12 +55,11 @@ class StepSize(Part):
         """Over what `measure` is summed: ``"all"`` parameters, each ``"group"``, or None where nothing is measured."""
         return None
 
+    starts_small: ClassVar[bool] = False
+    """Whether the first steps are so short that a 16-bit parameter would lose them all."""
+
     given: ClassVar[bool] = False
     """Whether the rate is the group's ``lr`` and nothing else, so that a kernel can take it from there."""
-
-    fine: ClassVar[bool] = False
-    """Whether it starts with steps that are lost in the last digit of 16 bits, and would never see that they lead
-    anywhere; `Nearest` then gives way to `Compensated` on 16-bit parameters."""
 
     @property
     def piecewise(self) -> bool:

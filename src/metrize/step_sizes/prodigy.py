@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from metrize.linalg import in_rows
-from metrize.norms import MaxEntry, Norm
-from metrize.part import Spec, choice
-from metrize.step_sizes.base import StepSize
+from metrize.norms import MaxEntry
+from metrize.part import Spec
+from metrize.step_sizes.measuring import Measuring
 
 
 @dataclasses.dataclass(frozen=True)
-class Prodigy(StepSize):
+class Prodigy(Measuring):
     """Prodigy's estimate d of the distance to go (arXiv:2306.06101): the rate is ``d * lr``, and the rule sees ``d g``.
 
     With ``q = d lr``: ``r <- b3 r + (d / d0) q <g, x0 - x>``, ``s <- b3 s + (d / d0) q g``, and d rises to
     ``d_coef * r / ||s||_dual``: the escape velocity, that raises the step until the weights leave the region where the
     loss is linear. Sums run over all parameters of the scope. Prodigy itself has the dual of `MaxEntry`, the l1 norm;
-    with the norm of a `Steepest` rule, such as `Spectral`, that rule needs no learning rate. The first steps are below
-    the last digit of a 16-bit weight, so such weights are rounded by `Compensated` where the recipe says `Nearest`.
+    with the norm of a `Steepest` rule, such as `Spectral`, that rule needs no learning rate.
 
     Args:
-        norm: whose dual measures s; the norm in which the steps are measured.
+        norm: whose dual measures s, the norm in which the steps are measured; None: that of the recipe's rule, and
+            `MaxEntry` where the rule is not in a norm.
         over: one d for ``"all"`` parameters, or one for each ``"group"``.
         beta3: decay of r and s; None: the root of the group's second beta, or of 0.999 where it has none.
         d0: the first estimate; small.
@@ -36,13 +36,14 @@ class Prodigy(StepSize):
         bias_correction: multiply the rate by Adam's ``sqrt(1 - b2^t) / (1 - b1^t)``.
         slice_p: look at every p-th entry only, to save memory.
 
+    A bfloat16 parameter keeps what rounding leaves out (`Compensated`), because the first steps are below its last
+    digit, and an estimate that sees nothing move never grows.
+
     Raises:
         ValueError: a number out of range.
         SpaceError: (when used) a tensor that does not live in a vector space.
     """
 
-    norm: Norm = dataclasses.field(default_factory=MaxEntry)
-    over: Literal["all", "group"] = "all"
     beta3: float | None = None
     d0: float = 1e-6
     d_coef: float = 1.0
@@ -51,32 +52,28 @@ class Prodigy(StepSize):
     bias_correction: bool = False
     slice_p: int = 1
 
-    flat_only: ClassVar[bool] = True
-    fine: ClassVar[bool] = True
+    fixed: ClassVar[tuple[str, ...]] = ("d0", "slice_p", "safeguard_warmup")
     sums: ClassVar[int] = 2
+    starts_small: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        choice(self, "over", ("all", "group"))
+        super().__post_init__()
         if not self.d0 > 0 or not self.d_coef > 0:
             raise ValueError(f"Prodigy(d0={self.d0}, d_coef={self.d_coef}): numbers above 0")
         if self.growth_rate is not None and not self.growth_rate > 1:
             raise ValueError(f"Prodigy(growth_rate={self.growth_rate}): a factor above 1, or None")
-        if self.slice_p < 1 or (self.slice_p > 1 and not isinstance(self.norm, MaxEntry)):
+        if self.slice_p < 1 or (self.slice_p > 1 and not isinstance(self.measured_in, MaxEntry)):
             raise ValueError(f"Prodigy(slice_p={self.slice_p}): at least 1, and 1 unless the norm is MaxEntry()")
 
     def reads(self) -> tuple[str, ...]:
         return ("betas",) if self.bias_correction else ()
 
-    def check_shape(self, shape: torch.Size) -> None:
-        self.norm.check(shape)
-
-    @property
-    def scope(self) -> str:
-        return self.over
+    def shown(self) -> dict[str, Any]:
+        return {"d": float(self.d0)}
 
     @property
     def by_entry(self) -> bool:
-        return self.norm.elementwise and self.slice_p == 1
+        return super().by_entry and self.slice_p == 1
 
     def state_spec(self, shape: torch.Size, dtype: torch.dtype) -> Spec:
         kept = tuple(shape) if self.slice_p == 1 else (math.ceil(math.prod(shape) / self.slice_p),)
@@ -95,7 +92,8 @@ class Prodigy(StepSize):
         weight = d / self.d0 * (d if self.safeguard_warmup else rate)
         state["grad_sum"].mul_(self._beta3(hyper)).add_(grad * _wide(weight, grad))
         away = in_rows((state["start"] - points).mul_(grad)).sum(-1).double().sum(-1)
-        return torch.stack([(d / self.d0 * rate * away).sum(), self.norm.dual_norm(state["grad_sum"]).double().sum()])
+        length = self.measured_in.dual_norm(state["grad_sum"]).double().sum()
+        return torch.stack([(d / self.d0 * rate * away).sum(), length])
 
     def receive(self, total: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> None:
         numerator, denominator = total.to(state["d"])
@@ -109,6 +107,7 @@ class Prodigy(StepSize):
         state["d_numerator"].copy_(r)
         state["d_last"].copy_(d)
         state["d"].copy_(torch.where(moved, grown, d))
+        hyper["d"] = _number(state["d"][0])
 
     def scaled(self, coords: Tensor, state: dict[str, Tensor], hyper: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         scaled = coords * _wide(_number(state["d_last"]), coords)

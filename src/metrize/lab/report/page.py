@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from metrize.lab.config import RunConfig
+from metrize.lab.durable import write_text
 from metrize.lab.report import plots
 from metrize.lab.report.table import (
     Column,
@@ -64,7 +65,7 @@ def draw_report(folder: Path, target: float | None = None) -> Report:
     report = Report(table, useful_columns(columns(runs), table, reached), folder / "report.html", reached, target_of)
     if not (folder / "config.json").exists():
         _write_summary(folder, report)
-    report.page.write_text(_page(folder, runs, report))
+    write_text(report.page, _page(folder, runs, report))
     return report
 
 
@@ -74,7 +75,7 @@ def _chosen_target(folder: Path) -> float | None:
 
 def _write_summary(folder: Path, report: Report) -> None:
     content = {"target": report.target, "rows": [row.as_json() for row in report.rows]}
-    (folder / "summary.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_text(folder / "summary.json", json.dumps(content, indent=2) + "\n")
 
 
 def _page(folder: Path, runs: Sequence[Run], report: Report) -> str:
@@ -107,8 +108,9 @@ def _title(configs: Sequence[RunConfig], names: Sequence[str]) -> str:
 def _settings(configs: Sequence[RunConfig], first: Run) -> dict[str, str]:
     """What the methods share and decides their numbers; what is left to its default None is not said."""
     shared = {name.replace("_", " "): value for name, value in shared_settings(configs).items() if name not in _SILENT}
-    seeds = ", ".join(str(seed) for seed in dict.fromkeys(config.seed for config in configs))
-    known = {**shared, "seeds": seeds, "parameters": f"{first.summary.parameters:,}"}
+    seeds = list(dict.fromkeys(config.seed for config in configs))
+    told = {"seed" if len(seeds) == 1 else "seeds": ", ".join(map(str, seeds))}
+    known = {**shared, **told, "parameters": f"{first.summary.parameters:,}"}
     return {name: _words(value) for name, value in known.items() if value not in (None, {})}
 
 

@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from metrize.lab.durable import replacing
 from metrize.lab.events import Evaluated, Record, SpaceChecked, Stepped
 from metrize.lab.runs import Run
 from metrize.lab.summary import Summary
@@ -142,7 +143,8 @@ def _profiles(methods: Mapping[str, Sequence[Run]]) -> list[Profile]:
 
 
 def _keep(name: str, title: str, figure: Figure, folder: Path) -> Drawing:
-    figure.savefig(folder / f"{name}.png", dpi=200, facecolor="white")
+    with replacing(folder / f"{name}.png") as stream:
+        figure.savefig(stream, format="png", dpi=200, facecolor="white")
     text = io.StringIO()
     # The salt makes the inner ids of each figure its own, so that several fit on one page.
     with matplotlib.rc_context({"svg.hashsalt": name}):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from metrize import calls
 from metrize.lab.config import RunConfig
 from metrize.lab.data import Data, stream
 from metrize.lab.models import Model
@@ -95,7 +95,7 @@ class Task:
 
     def build_model(self, config: RunConfig) -> Model:
         """The model with the initial weights of the run's seed."""
-        return self.model(**config.model, generator=stream(config.seed, "weights"))
+        return calls.call(self.model, generator=stream(config.seed, "weights"), **config.model)
 
 
 @torch.no_grad()
@@ -122,7 +122,4 @@ def pick(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
     """
     if name in known:
         return known[name]
-    lower = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), lower, n=1)
-    hint = f" (did you mean {lower[close[0]]!r}?)" if close else ""
-    raise ValueError(f"unknown {kind} {name!r}{hint}; known: {', '.join(sorted(known))}")
+    raise ValueError(f"unknown {kind} {name!r}{calls.near(name, sorted(known))}")

@@ -1,0 +1,207 @@
+"""From the arguments of an optimizer, and from a parameter group that replaces some of them, to recipes and numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from metrize.arguments import arguments_of, flag, foreign, known, like, number, unknown
+from metrize.groups import entries_of, named_members
+from metrize.part import parse
+from metrize.recipe import Recipe
+from metrize.rules import Rule
+from metrize.spaces.base import parse_space
+
+if TYPE_CHECKING:
+    from metrize.optimizer import Optimizer
+
+SLOTS = ("space", "frame", "moments", "step_size", "decay", "rounding")
+"""What every optimizer takes by keyword, over that of its recipes."""
+
+_KEYS = ("lr", "weight_decay", "maximize", "skip_nonfinite")
+# written by this library, by torch's schedulers, or about a kernel that torch's own optimizers choose
+_KEPT = {
+    "params", "recipe", "norm", "layout", "plan", "format", "d", "spaces", "shapes", "skipped_steps",
+    "param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr",
+    "fused", "foreach", "capturable", "decoupled_weight_decay",
+}  # fmt: skip
+_OF_NORM = ("norm", "layout")
+_NEAR = 0.87  # from where on a key is a slip of the pen, and no word of somebody else's
+
+Given = Recipe | Rule | str | type | None
+"""What may stand for a recipe: one, its rule alone, the text of either, an optimizer of the catalogue or its name."""
+
+
+class Nothing(list[Any]):
+    """In the place of parameters, where only the meaning of the other arguments is asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What the arguments of an optimizer mean.
+
+    Args:
+        recipe: of parameters of which nothing more is known.
+        numbers: of a parameter group.
+        divide: makes groups of a module or of a list of parameters, each with its own recipe and numbers.
+        slots: given by keyword, over that of every recipe.
+    """
+
+    recipe: Recipe
+    numbers: Mapping[str, Any]
+    divide: Callable[[Any], Any] | None = None
+    slots: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def parts(self, entries: Any) -> list[dict[str, Any]]:
+        """The groups of a module, or of a list of parameters."""
+        found = named_members(entries) if self.divide is None else self.divide(entries)
+        return list(found) if found and isinstance(found[0], dict) else [{"params": named_members(found)}]
+
+
+def method_of(cls: type[Optimizer], arguments: Mapping[str, Any]) -> Method:
+    """What these arguments would mean to this class."""
+    return cls(Nothing(), **arguments).method
+
+
+def understood(given: Given) -> Recipe | type[Optimizer]:
+    """A recipe from what may stand for one; or an optimizer of the catalogue.
+
+    Raises:
+        TypeError, ValueError: it is none, with what would be.
+    """
+    if isinstance(given, str):
+        read: Any = known.get(given) or parse(given)
+        if not isinstance(read, Recipe | Rule | type):
+            raise ValueError(f"{given!r} is a {type(read).__name__}, not a recipe")
+        return understood(read)
+    if isinstance(given, type) and issubclass(given, torch.optim.Optimizer) and hasattr(given, "recipes"):
+        return cast("type[Optimizer]", given)
+    if isinstance(given, Rule):
+        return Recipe(rule=given)
+    if given is None or isinstance(given, Recipe):
+        return given or Recipe()
+    raise TypeError(
+        f"recipe={given!r}: give a recipe, a rule such as metrize.rules.Lion(), the text of either, or an optimizer of "
+        "the catalogue or its name, such as 'AdamW'"
+    )
+
+
+def slots_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The slots among some options, read where they are text; a None says nothing."""
+    told = {slot: given[slot] for slot in SLOTS if given.get(slot) is not None}
+    return {slot: _read(slot, value) for slot, value in told.items()}
+
+
+def groups_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The groups that one of the user's becomes, checked and ready for torch.
+
+    A group is what the same optimizer would make of its parameters with the group's options in the place of its own
+    arguments. In a group with a recipe of its own they are the numbers of that recipe.
+
+    Raises:
+        TypeError: an option that nothing reads, or a value of a wrong kind.
+        ValueError: a number out of range.
+    """
+    group = optimizer._maker._read(dict(group), optimizer.method)
+    entries, recipe = entries_of(group.pop("params")), group.pop("recipe", None)
+    meant = None if recipe is None else understood(recipe)
+    exported = "format" in group  # a group of an optimizer, as it stands there
+    if isinstance(meant, Recipe):
+        method = Method(meant, {}, None, slots_of(group))
+        group = {key: value for key, value in group.items() if key not in SLOTS}
+    else:
+        method = _replaced(optimizer, meant, group)
+    whole = isinstance(meant, Recipe) or any(key in group for key in _OF_NORM)
+    parts = [{"params": named_members(entries)}] if whole else method.parts(entries)
+    made = [_complete(optimizer, method, part, group) for part in parts]
+    if not exported:
+        told = {key: value for part in [*parts, group] for key, value in part.items()}
+        _refuse_unknown(optimizer, told, [part["recipe"] for part in made], isinstance(meant, Recipe))
+    return [{**part, **checked(part, optimizer.defaults), "recipe": repr(part["recipe"])} for part in made]
+
+
+def checked(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a group, or else of the defaults, as Python's own.
+
+    Raises:
+        TypeError: one is no number.
+        ValueError: one is out of range.
+    """
+    recipe, all_of_them = group["recipe"], {**defaults, **group}
+    defaults_of_recipe = recipe.hyper()
+    numbers = {key: number(key, all_of_them[key]) for key in ("lr", "weight_decay")}
+    numbers |= {key: flag(key, all_of_them[key]) for key in ("maximize", "skip_nonfinite")}
+    for key, default in defaults_of_recipe.items():
+        value = all_of_them.get(key, default)
+        numbers[key] = None if value is None and key in recipe.rule.optional else like(key, value, default)
+    for key in ("lr", "weight_decay"):
+        if not float(numbers[key]) >= 0:
+            raise ValueError(f"{key}={numbers[key]}: a number of at least 0")
+    recipe.check_hyper(numbers)
+    return numbers
+
+
+def _replaced(optimizer: Optimizer, named: type[Optimizer] | None, group: dict[str, Any]) -> Method:
+    """The method with the group's options, which are taken out of it, in the place of arguments."""
+    cls, own = (optimizer._maker, optimizer._arguments) if named is None else (named, {})
+    arguments = arguments_of(cls)
+    told = {key: _read(key, group.pop(key)) for key in [*group] if key in arguments}
+    if "eps" in told and isinstance(pair := own.get("eps"), tuple | list) and _single(told["eps"]):
+        told["eps"] = (told["eps"], *pair[1:])
+    if named is None and not told:
+        return dataclasses.replace(optimizer.method, numbers={})
+    return method_of(cls, {**own, **told})
+
+
+def _complete(
+    optimizer: Optimizer, method: Method, part: Mapping[str, Any], group: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A part with all that its group and the method say."""
+    recipe = part.get("recipe", method.recipe).replace(**{**optimizer.method.slots, **method.slots})
+    recipe = _in_norm(recipe, group)
+    spared = {key: value for key, value in recipe.hyper().items() if key not in optimizer.defaults}
+    rest = {key: value for key, value in group.items() if key not in _OF_NORM}
+    return {**spared, **method.numbers, **part, **rest, "recipe": recipe}
+
+
+def _in_norm(recipe: Recipe, group: Mapping[str, Any]) -> Recipe:
+    """The recipe in the group's own norm, or in its norm of the group's layout."""
+    for key in _OF_NORM:
+        value = _read(key, group.get(key))
+        if value is None:
+            continue
+        norm = value
+        if key == "layout":
+            norm = recipe.rule.in_norm()
+            if not hasattr(norm, "layout"):
+                raise TypeError(f"layout={value!r} for a group whose rule is {recipe.rule}, which reads none")
+            norm = norm.replace(layout=value)
+        recipe = recipe.with_norm(norm)
+    return recipe
+
+
+def _refuse_unknown(optimizer: Optimizer, group: Mapping[str, Any], recipes: list[Recipe], apart: bool) -> None:
+    own = arguments_of(optimizer._maker)
+    numbers = {key: None for recipe in recipes for key in recipe.hyper()}
+    options = [*dict.fromkeys([*own, *numbers])]
+    for key in group.keys() - numbers.keys() - optimizer.defaults.keys() - _KEPT - {*optimizer._maker.marks}:
+        if apart and key in own:
+            raise TypeError(f"{key!r} in a group with a recipe of its own says nothing; write it into that recipe")
+        near = difflib.get_close_matches(key, options, n=1, cutoff=_NEAR)
+        if near or foreign(key, group[key]):
+            raise TypeError("in a parameter group: " + unknown(key, optimizer._maker._owner(), options))
+
+
+def _read(key: str, value: Any) -> Any:
+    """The value of an option, a part from its text."""
+    if not isinstance(value, str) or key == "decay" or key not in (*SLOTS, *_OF_NORM, "first_moment"):
+        return value
+    return parse_space(value) if key == "space" else parse(value)
+
+
+def _single(value: Any) -> bool:
+    return not isinstance(value, tuple | list)

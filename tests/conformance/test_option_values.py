@@ -1,0 +1,91 @@
+"""A number is taken in every form that numbers have, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import through_disk
+from torch import nn
+
+import metrize
+from metrize.arguments import arguments_of
+
+CATALOGUE = metrize.catalogue()
+NUMBERS = [(name, option) for name, cls in CATALOGUE.items() for option, kind in arguments_of(cls).items()
+           if set(kind.split(" | ")) <= {"float", "int", "Tensor", "None"}]  # fmt: skip
+SEVERAL = [(name, option) for name, cls in CATALOGUE.items() for option, kind in arguments_of(cls).items()
+           if kind in ("tuple[float, float]", "tuple[float, float, float]")]  # fmt: skip
+TRUTHS = [(name, option) for name, cls in CATALOGUE.items() for option, kind in arguments_of(cls).items()
+          if kind == "bool"]  # fmt: skip
+
+
+def weight() -> nn.Parameter:
+    return nn.Parameter(torch.eye(8, 6))
+
+
+def refused(name: str, told: dict[str, Any], match: str, error: type[Exception] = TypeError) -> None:
+    """By the constructor, by a group of it, and by a group that is added, which changes nothing."""
+    cls = CATALOGUE[name]
+    with pytest.raises(error, match=match):
+        cls([weight()], **told)
+    with pytest.raises(error, match=match):
+        cls([{"params": [weight()], **told}])
+    optimizer = cls([weight()])
+    with pytest.raises(error, match=match):
+        optimizer.add_param_group({"params": [weight()], **told})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(("name", "option"), NUMBERS)
+def test_what_is_no_number_is_refused_by_name(name: str, option: str) -> None:
+    refused(name, {option: "1e-3"}, f"^{option} is the text '1e-3'; give a number$")
+    for value in ([1e-3], 1j, True, torch.tensor(True), object()):
+        with pytest.raises(TypeError, match=f"^{option} is .*; give a number$"):
+            CATALOGUE[name]([weight()], **{option: value})
+    refused(name, {option: float("nan")}, f"^{option}=nan", ValueError)
+    if "None" not in arguments_of(CATALOGUE[name])[option]:
+        refused(name, {option: None}, f"^{option} is None; give a number$")
+
+
+@pytest.mark.parametrize(("name", "option"), SEVERAL)
+def test_what_are_not_several_numbers_is_refused_by_name(name: str, option: str) -> None:
+    for value in ("ab", 0.9, None):
+        refused(name, {option: value}, f"^{option} is .*; give [23] numbers$")
+    refused(name, {option: (0.9, "0.99")}, f"^{option} is the text '0.99'; give a number$")
+    refused(name, {option: (0.9,)}, option, ValueError)
+
+
+@pytest.mark.parametrize(("name", "option"), TRUTHS)
+def test_what_is_neither_true_nor_false_is_refused_by_name(name: str, option: str) -> None:
+    refused(name, {option: "False"}, f"^{option} is the text 'False'; give True or False$")
+    refused(name, {option: None}, f"^{option} is None; give True or False$")
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("value", [np.float32(0.25), np.float64(0.25), np.array(0.25), 1, np.int64(1)], ids=repr)
+def test_numbers_of_numpy_become_plain_ones(name: str, value: Any) -> None:
+    optimizer = CATALOGUE[name]([{"params": [weight()]}, {"params": [weight()], "lr": value}], lr=value)
+    for group in through_disk(optimizer.state_dict())["param_groups"]:  # which reads no arrays of numpy
+        assert type(group["lr"]) in (int, float)
+        assert group["lr"] == value
+
+
+def test_every_kind_of_number_becomes_a_plain_one() -> None:
+    told = {"betas": np.array([0.5, 0.75]), "eps": np.float32(0.5), "weight_decay": np.int64(1)}
+    group = metrize.AdamW([weight()], **told, maximize=np.bool_(True)).param_groups[0]
+    plain = {"betas": (0.5, 0.75), "eps": 0.5, "weight_decay": 1, "maximize": True}
+    assert {key: group[key] for key in plain} == plain
+    assert [type(group[key]) for key in plain] == [tuple, float, int, bool]
+    assert metrize.NAdam([weight()], momentum_decay=math.inf).param_groups[0]["momentum_decay"] == math.inf
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_learning_rate_that_is_a_tensor_stays_the_same_tensor(name: str) -> None:
+    lr = torch.tensor(0.25)
+    optimizer = CATALOGUE[name]([weight()], lr=lr)
+    optimizer.add_param_group({"params": [weight()], "lr": lr})
+    assert all(group["lr"] is lr for group in optimizer.param_groups)

@@ -1,0 +1,244 @@
+"""A step has the same bits wherever it is taken: under autocast, other defaults, other precisions of products."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from sentences import SPACES
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+import metrize
+from metrize import Stiefel
+
+PRODUCTS = {
+    torch.matmul,
+    torch.mm,
+    torch.bmm,
+    torch.baddbmm,
+    torch.addmm,
+    torch.einsum,
+    torch.tensordot,
+    torch.mv,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.__rmatmul__,
+    Tensor.mm,
+    Tensor.bmm,
+    Tensor.mv,
+}
+
+
+class RoundedProducts(TorchFunctionMode):
+    """What tensor cores do with float32 where the user allows it: operands of products lose 13 bits."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS and torch.get_float32_matmul_precision() != "highest":
+            args = tuple(map(_rounded, args))
+        return func(*args, **(kwargs or {}))
+
+
+def _rounded(value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.dtype != torch.float32:
+        return value
+    return (value.contiguous().view(torch.int32) & -(2**13)).view(torch.float32).view(value.shape)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@contextlib.contextmanager
+def rough_products(precision: str) -> Iterator[None]:
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with RoundedProducts():
+            yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@contextlib.contextmanager
+def per_backend() -> Iterator[None]:
+    """The newer way to say the same, of which `get_float32_matmul_precision` knows nothing."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+SURROUNDINGS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "autocast of another device": lambda: torch.autocast("cuda", dtype=torch.float16),
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "meta": lambda: torch.device("meta"),
+    "gradients": torch.enable_grad,
+    "deterministic": deterministic,
+    "high": lambda: rough_products("high"),
+    "medium": lambda: rough_products("medium"),
+    "tf32 of one backend": per_backend,
+}
+EACH = pytest.mark.parametrize("around", SURROUNDINGS)
+_NEWTON_SCHULZ = ("Muon", "COAPMuon", "FreeMuon", "Scion")  # are made for products of little precision
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of autocast without CUDA, and of low ranks
+        yield
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(8, 12, dtype=torch.float32),
+        nn.LayerNorm(12, dtype=torch.float32),
+        nn.Linear(12, 4, dtype=torch.float32),
+    )
+
+
+def bits(build: Callable[[nn.Module], metrize.Optimizer], surroundings: Any) -> list[Tensor]:
+    net = model().to("cpu")
+    grads = [
+        [torch.randn(p.shape, generator=torch.Generator().manual_seed(s)) for p in net.parameters()] for s in range(3)
+    ]
+    with surroundings:
+        optimizer = build(net)
+        optimizer.init_state()
+        for step in grads:
+            for p, grad in zip(net.parameters(), step, strict=True):
+                p.grad = grad.clone()
+            optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+        for p, grad in zip(net.parameters(), grads[0], strict=True):
+            p.grad = grad.clone()
+        optimizer.step()
+    kept = [value for p in net.parameters() for value in optimizer.state[p].values()]
+    return [p.detach() for p in net.parameters()] + kept
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, list[Tensor]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {name: bits(cls, contextlib.nullcontext()) for name, cls in metrize.catalogue().items()}
+
+
+@EACH
+def test_every_optimizer(around: str, expected: dict[str, list[Tensor]]) -> None:
+    for name, cls in metrize.catalogue().items():
+        if name in _NEWTON_SCHULZ and around in ("high", "medium"):
+            continue
+        found = bits(cls, SURROUNDINGS[around]())
+        assert all(map(torch.equal, found, expected[name])), name
+
+
+@EACH
+def test_every_space(around: str) -> None:
+    for space in SPACES:
+        ends = []
+        for surroundings in (contextlib.nullcontext(), SURROUNDINGS[around]()):
+            start = torch.empty(8, 4, dtype=torch.float32, device="cpu")
+            layer = nn.Linear(4, 8, bias=False, dtype=torch.float32, device="cpu")
+            with surroundings:
+                space.random_(start, torch.Generator("cpu").manual_seed(1))
+                layer.weight.data.copy_(start)
+                metrize.constrain(layer, "weight", space)
+                space.project_(layer.weight.data)
+                error = metrize.error_on_space(layer)["weight"]
+                layer.weight.grad = start.mul(2).add(1)
+                length = metrize.clip_lift_norm_(layer, 0.5)
+                optimizer = metrize.AdamW(layer, lr=0.05)
+                for _ in range(3):
+                    layer.weight.grad = start.mul(2).add(1)
+                    optimizer.step()
+            assert float(error) <= 1e-6
+            assert space.flat or float(metrize.error_on_space(layer)["weight"]) <= 2e-6
+            ends.append([layer.weight.detach().clone(), error, length])
+        assert all(map(torch.equal, *ends)), space
+
+
+@pytest.mark.parametrize("around", ["autocast", "float64", "medium"])
+def test_steps_inside_of_backward(around: str) -> None:
+    for name in ("SOAP", "SMMF", "Adafactor", "DistributedShampoo"):
+        ends = []
+        for surroundings in (contextlib.nullcontext(), SURROUNDINGS[around]()):
+            net = model()
+            handle = metrize.InBackward(metrize.catalogue()[name](net))
+            for step in range(3):
+                loss = torch.stack([((step + 1) * p.square()).sum() for p in net.parameters()]).sum()
+                with surroundings if step == 1 else contextlib.nullcontext():
+                    loss.backward()
+            handle.remove()
+            ends.append([p.detach() for p in net.parameters()])
+        assert all(map(torch.equal, *ends)), name
+
+
+def test_the_emulation_is_felt_where_nothing_guards() -> None:
+    a = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    with rough_products("medium"):
+        assert not torch.equal(a @ a, (a.double() @ a.double()).float())
+        assert not torch.equal(torch.mm(a, a), (a.double() @ a.double()).float())
+
+
+def test_the_surroundings_are_as_they_were() -> None:
+    p = nn.Parameter(Stiefel().random_(torch.empty(8, 4), torch.Generator().manual_seed(1)))
+    optimizer = metrize.Adam([p], space=Stiefel())
+    p.grad = torch.ones(8, 4)
+    with rough_products("medium"), torch.autocast("cpu", dtype=torch.bfloat16), default_dtype(torch.float64):
+        optimizer.step()
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_default_dtype() == torch.float64
+
+
+def test_a_closure_keeps_the_users_surroundings() -> None:
+    p, seen = nn.Parameter(torch.ones(3)), []
+    optimizer = metrize.AdamW([p])
+
+    def closure() -> float:
+        seen.append((torch.is_autocast_enabled("cpu"), torch.get_default_dtype(), torch.is_grad_enabled()))
+        p.grad = torch.ones(3, dtype=torch.float32)
+        return 0.0
+
+    with torch.autocast("cpu", dtype=torch.bfloat16), default_dtype(torch.float64):
+        optimizer.step(closure)
+    assert seen == [(True, torch.float64, True)]
+
+
+def test_newton_schulz_is_in_the_users_precision() -> None:
+    x = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for surroundings in (contextlib.nullcontext(), rough_products("medium")):
+        p = nn.Parameter(torch.zeros(6, 9))
+        optimizer = metrize.Muon([p])
+        p.grad = x.clone()
+        with surroundings:
+            optimizer.step()
+        ends.append(p.detach().clone())
+    assert not torch.equal(*ends)
+    assert torch.allclose(*ends, atol=1e-3)

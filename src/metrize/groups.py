@@ -120,18 +120,28 @@ def _agree(recipe: Recipe, declared: str | None) -> None:
         )
 
 
-def warn_of_idle_ranks(groups: Sequence[dict[str, Any]]) -> None:
-    """Tell a user whose low-rank optimizer has no tensor to project that it is the plain one."""
+def with_basis(groups: Sequence[dict[str, Any]]) -> tuple[int, int] | None:
+    """How many trained parameters have a basis, and how many are in groups that ask for one; None where no group does."""
+    asked = _asked(groups)
+    return (sum(assignment.projected for assignment in asked), len(asked)) if asked else None
+
+
+def _asked(groups: Sequence[dict[str, Any]]) -> list[Assignment]:
+    """The trained parameters of groups whose frame or storage has bases."""
     asked: list[Assignment] = []
-    recipes = set()
     for group in groups:
         recipe, known = parse_recipe(group["recipe"]), Assignments(group)
         if not recipe.frame.trivial or recipe.moments.projects:
-            recipes.add(recipe)
             asked += [known.of(index, p) for index, p in enumerate(group["params"]) if trains(p)]
+    return asked
+
+
+def warn_of_idle_ranks(groups: Sequence[dict[str, Any]]) -> None:
+    """Tell a user whose low-rank optimizer has no tensor to project that it is the plain one."""
+    asked = _asked(groups)
     if not asked or any(assignment.projected for assignment in asked):
         return
-    recipe = next(iter(recipes))
+    recipe = asked[0].recipe
     part = recipe.moments if recipe.frame.trivial else recipe.frame
     rank = f"(rank={part.rank})" if hasattr(part, "rank") else ""
     side = max((min(a.shape) for a in asked if len(a.shape) > 1), default=0)

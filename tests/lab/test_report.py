@@ -17,7 +17,7 @@ from metrize.lab.config import RunConfig
 from metrize.lab.events import Evaluated, SpaceChecked, Stepped
 from metrize.lab.report import plots
 from metrize.lab.report.page import draw_report
-from metrize.lab.report.table import Column, Stat, columns, default_target, figures_of, rows
+from metrize.lab.report.table import Column, Stat, columns, default_target, figures_of, rows, useful_columns
 from metrize.lab.runs import Comparison, Run, by_method, labels, read_runs, slug
 from metrize.lab.tasks import Profile
 from metrize.lab.trainer import Summary
@@ -290,3 +290,13 @@ def test_the_axis_is_logarithmic_where_losses_span_a_decade(ends: tuple[float, f
     what = next(lines for lines in plots._LINES if lines.name == "held-out-loss-by-step")
     figure = plots._line_figure(what, {"Adam": [run(ADAM, ends)]})
     assert figure.axes[0].get_yscale() == scale
+
+
+def test_the_table_tells_how_many_tensors_have_a_basis() -> None:
+    told = run(ADAM, [1.0], with_basis=10, with_basis_of=28)
+    stat = rows([told], None)[0].stats["with_basis"]
+    assert COLUMN["with_basis"].cell(stat) == ("10 of 28", "")
+    shown = [column.key for column in useful_columns(columns([told]), rows([told], None), None)]
+    silent = run(ADAM, [1.0])
+    assert "with_basis" in shown
+    assert "with_basis" not in [c.key for c in useful_columns(columns([silent]), rows([silent], None), None)]

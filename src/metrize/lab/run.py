@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import metrize
+from metrize.groups import with_basis
 from metrize.lab.config import FolderError, RunConfig
 from metrize.lab.data import Data
 from metrize.lab.durable import write_text
@@ -202,6 +203,7 @@ class Run:
     def _summary(self, conclusion: Conclusion) -> Summary:
         evaluations, checks = self.journal.of(Evaluated), self.journal.of(SpaceChecked)
         last = None if self.diverged else evaluations[-1]
+        based, tensors = with_basis(self.optimizer.param_groups) or (None, None)
         state_bytes, parameters = int(self.engine.sum(metrize.state_bytes(self.optimizer))), _count(self.model)
         return Summary(
             label=self.config.label,
@@ -218,6 +220,8 @@ class Run:
             space_error=checks[-1].error if checks and last else None,
             skipped_steps=self.optimizer.param_groups[0]["skipped_steps"] or None,
             diverged=self.diverged,
+            with_basis=based,
+            with_basis_of=tensors,
             **self._times(),
         )
 

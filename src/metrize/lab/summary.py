@@ -30,6 +30,8 @@ class Summary:
         space_error: largest distance of a constrained weight from its space at the end; None without a space.
         skipped_steps: steps that a gradient made impossible because it was not finite; None if there was none.
         diverged: a loss was not finite, and the run ended there.
+        with_basis: trained tensors for which the method has a basis, such as a subspace; None: it is about none.
+        with_basis_of: how many trained tensors there are.
     """
 
     label: str
@@ -50,3 +52,5 @@ class Summary:
     space_error: float | None
     skipped_steps: int | None
     diverged: bool
+    with_basis: int | None = None
+    with_basis_of: int | None = None

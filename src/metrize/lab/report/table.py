@@ -19,9 +19,11 @@ class Stat:
 
     Args:
         values: a figure a seed; None where a seed has none.
+        of: how many there are of what the figure counts; None where it counts nothing.
     """
 
     values: tuple[float | None, ...]
+    of: int | None = None
 
     @property
     def known(self) -> list[float]:
@@ -64,7 +66,8 @@ class Column:
         # Figures that agree to the last digit, such as bytes, need no "± 0.00".
         spread = f"± {self.show(stat.std)}" if stat.std else ""
         part = "" if len(stat.known) == len(stat.values) else f"({len(stat.known)} of {len(stat.values)})"
-        return self.show(stat.mean), f"{spread} {part}".strip()
+        whole = "" if stat.of is None else f" of {stat.of}"
+        return self.show(stat.mean) + whole, f"{spread} {part}".strip()
 
 
 _LOSSES = (
@@ -77,6 +80,7 @@ _COSTS = (
     Column("ms_per_step", "ms per step", "{:.2f}".format),
     Column("optimizer_ms_per_step", "optimizer, ms per step", "{:.2f}".format),
     Column("state_bytes_per_parameter", "state, bytes per parameter", "{:.2f}".format),
+    Column("with_basis", "tensors with a basis", "{:.0f}".format, best=None),
     Column("space_error", "error on the manifold", "{:.1e}".format, best=None),
     Column("skipped_steps", "skipped steps", "{:.0f}".format, best=None),
 )
@@ -158,7 +162,7 @@ def _best(table: Sequence[Row], column: Column) -> str | None:
 
 def _row(label: str, runs: Sequence[Run], keys: Sequence[str], target: float | None) -> Row:
     figures = [{**dataclasses.asdict(run.summary), **run.summary.figures, **_crossing(run, target)} for run in runs]
-    stats = {key: Stat(tuple(figure.get(key) for figure in figures)) for key in keys}
+    stats = {key: Stat(tuple(one.get(key) for one in figures), figures[0].get(f"{key}_of")) for key in keys}
     return Row(label, tuple(run.config.seed for run in runs), stats)
 
 

@@ -121,7 +121,7 @@ def _agree(recipe: Recipe, declared: str | None) -> None:
 
 
 def with_basis(groups: Sequence[dict[str, Any]]) -> tuple[int, int] | None:
-    """How many trained parameters have a basis, and how many are in groups that ask for one; None where no group does."""
+    """How many trained parameters have a basis, of those in groups that ask for one; None where no group does."""
     asked = _asked(groups)
     return (sum(assignment.projected for assignment in asked), len(asked)) if asked else None
 

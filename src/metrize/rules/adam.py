@@ -133,8 +133,10 @@ class Adam(Rule):
         beta1, beta2 = (torch.as_tensor(beta, dtype=torch.float64) for beta in decays)
         bound = (1 - beta1) / ((1 - beta2) * (1 - beta1**2 / beta2)).clamp(min=1e-12).sqrt()
 
+        square = "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
+
         def bounded(average: Tensor) -> Tensor:
-            turned, most = turn(average), averages.read("exp_avg_sq").sqrt() * per_point(bound, average)
+            turned, most = turn(average), averages.read(square).sqrt() * per_point(bound, average)
             return torch.where(turned == average, average, turned.clamp(-most, most))
 
         return bounded

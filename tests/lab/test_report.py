@@ -223,7 +223,13 @@ def test_one_free_run_has_no_target_no_manifold_and_keeps_its_summary(tmp_path: 
     folder = write(tmp_path, runs[:1]) / "adam-seed0"
     report = draw_report(folder)
     titles = {column.key for column in report.columns}
-    assert titles == COLUMN.keys() - {"steps_to_target", "seconds_to_target", "space_error", "skipped_steps"}
+    assert titles == COLUMN.keys() - {
+        "steps_to_target",
+        "seconds_to_target",
+        "space_error",
+        "skipped_steps",
+        "with_basis",
+    }
     assert report.page.read_text().count("<svg") == 6
     assert read_runs(folder) == runs[:1]
 

@@ -52,6 +52,7 @@ def test_the_polish_refuses_what_no_rounding_explains(space: Space) -> None:
     step(params, optimizer, 0)
 
 
+@pytest.mark.filterwarnings("ignore:the step of .* was not taken:RuntimeWarning")
 @pytest.mark.parametrize("space", CURVED, ids=str)
 def test_no_run_however_rough_is_refused(space: Space) -> None:
     for dtype, lr in itertools.product(DTYPES, (1e-2, 100.0)):

@@ -11,10 +11,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from metrize import rules
-from metrize.checkpoint import read_groups
-from metrize.groups import Params, named_members
 from metrize.moments import Blocks, Dense, Moments, Split
-from metrize.optimizer import Optimizer
+from metrize.optim.checkpoint import read_groups
+from metrize.optim.groups import Params, named_members
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe, parse_recipe
 from metrize.resume import SavedGroup
 from metrize.roles import Role, infer

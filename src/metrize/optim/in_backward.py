@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from metrize.ambient import isolated
 from metrize.linalg import is_sharded
-from metrize.optimizer import Optimizer
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import parse_recipe
 from metrize.step.bucket import Bucket
 from metrize.step.group import name_of

@@ -14,18 +14,30 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from metrize import checkpoint, summary
 from metrize.ambient import isolated
 from metrize.arguments import SYNONYMS, arguments_of, given, known, unknown
 from metrize.decay import Decay
 from metrize.frames import Frame
-from metrize.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
 from metrize.linalg import held, is_sharded
-from metrize.method import SLOTS, Given, Method, Nothing, checked, groups_of, method_of, slots_of, understood
 from metrize.moments import Moments
+from metrize.optim import checkpoint, summary
+from metrize.optim.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
+from metrize.optim.method import (
+    SLOTS,
+    Given,
+    Method,
+    Nothing,
+    checked,
+    filled,
+    groups_of,
+    method_of,
+    slots_of,
+    understood,
+)
 from metrize.part import Part, Spec
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
+from metrize.rules import Around
 from metrize.spaces import Space, SpaceError, declare
 from metrize.spaces.declare import declared_space
 from metrize.step.assembly import alike_groups, assemble
@@ -87,6 +99,7 @@ class Optimizer(torch.optim.Optimizer):
         skip_nonfinite: a step in which any gradient holds a NaN or an infinity leaves parameters, averages and counts
             untouched, and is counted in ``param_groups[0]["skipped_steps"]``.
         space, frame, moments, step_size, decay, rounding: over that of all recipes; see `Recipe`.
+        around: goes around the rule of every recipe, such as ``rules.Cautious()``; see `metrize.rules.Around`.
         divide: makes groups of a module or of a list of parameters, each with its own recipe and numbers.
         hyper: the numbers of the rule, such as ``betas`` and ``eps``.
 
@@ -134,16 +147,17 @@ class Optimizer(torch.optim.Optimizer):
         step_size: StepSize | None = None,
         decay: Decay | None = None,
         rounding: Rounding | None = None,
+        around: Around | None = None,
         divide: Callable[[Any], Any] | None = None,
         **hyper: Any,
     ) -> None:
         meant = understood(recipe)
         if isinstance(meant, Recipe):
             slots = slots_of({"space": space, "frame": frame, "moments": moments, "step_size": step_size,
-                              "decay": decay, "rounding": rounding})  # fmt: skip
+                              "decay": decay, "rounding": rounding, "around": around})  # fmt: skip
             numbers = {"lr": lr, "weight_decay": weight_decay, **hyper}
             numbers |= {"maximize": maximize, "skip_nonfinite": skip_nonfinite}
-            self._method = self._checked(Method(meant.replace(**slots), numbers, divide, slots), hyper)
+            self._method = self._checked(Method(filled(meant, slots), numbers, divide, slots), hyper)
         else:
             self._maker = meant
             self._arguments = {key: value for key, value in self._arguments.items() if key != "recipe"}

@@ -70,7 +70,7 @@ WAYS = {
     "name alone": lambda p: metrize.Optimizer([p], "Scaled", lr=1.0),
     "recipe as text": lambda p: metrize.Optimizer([p], "Recipe(rule=Scaled())", lr=1.0),
     "group": lambda p: metrize.Optimizer([{"params": [p], "recipe": "Recipe(rule=Scaled())"}], lr=1.0),
-    "group of another optimizer": lambda p: metrize.AdamW([{"params": [p], "recipe": "Scaled()"}], lr=1.0),
+    "group of another optimizer": lambda p: metrize.Adam([{"params": [p], "recipe": "Scaled()"}], lr=1.0),
     "parsed": lambda p: metrize.Optimizer([p], parse("Recipe(rule=Scaled())"), lr=1.0),
 }
 

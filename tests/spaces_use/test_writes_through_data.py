@@ -40,7 +40,12 @@ def test_the_polish_refuses_what_no_rounding_explains(space: Space) -> None:
     for seed in range(5):
         step(params, optimizer, seed)
     params[1].data.mul_(1.5)
-    while not space.polishes(optimizer.state[params[0]]["step"] + 1):
+    due = next((n for n in range(6, 200) if space.polishes(torch.tensor([n]))), None)
+    if due is None:
+        step(params, optimizer, 5)
+        assert space.error_of(params[1]) <= space.tolerance(params[1].shape, torch.float32)
+        return  # each step ends on the space, wherever it begins
+    for _ in range(6, due):
         step(params, optimizer, 5)
     kept = copy.deepcopy([[*params], optimizer.state_dict()["state"]])
     with pytest.raises(SpaceError, match=r"'second': its error on .* through `data`"):

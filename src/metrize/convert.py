@@ -127,9 +127,7 @@ def _check_meaning(source: Source, group: dict[str, Any], name: str) -> None:
         check_origin(source.group, recipe, group, name)
         return
     was = source.group.recipe
-    if isinstance(was.rule, type(recipe.rule)) or isinstance(recipe.rule, type(was.rule)):
-        was = was.replace(rule=recipe.rule)  # one is a kind of the other
-    told = other_meaning(was, recipe)
+    told = other_meaning(was, recipe, kin=True)
     keeps = [part.state_spec(torch.Size((2, 2)), torch.float32).keys() for part in (was.step_size, recipe.step_size)]
     if keeps[0] != keeps[1]:  # one that keeps something scales what enters the averages
         told += [f"step_size {was.step_size} -> {recipe.step_size}"]

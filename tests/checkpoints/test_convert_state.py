@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from typing import Any
 
@@ -12,6 +13,7 @@ from golden_runs import Net, train
 
 import metrize
 from metrize import Dense, Quantized, Recipe
+from metrize.part import Part, known_parts
 
 STORAGES = {
     "dense": "Dense()",
@@ -163,3 +165,57 @@ def test_torch_into_8_bits() -> None:
     damaged["state"][0]["exp_avg"] = torch.zeros(3)
     with pytest.raises(ValueError, match=r"'embed.weight'.*exp_avg"):
         metrize.convert_state(damaged, new)
+
+
+SLOTS = {"rule": metrize.rules.Rule, "frame": metrize.frames.Frame, "step_size": metrize.step_sizes.StepSize}
+OTHER = {"scheduled": "sum", "channels_first": "channels_last"}
+
+
+def fixed_arguments() -> list[tuple[Recipe, Recipe, str]]:
+    """Recipes that differ in one argument which gives averages another meaning."""
+    found = []
+    for name, cls in sorted(known_parts().items()):
+        slot = next((slot for slot, contract in SLOTS.items() if issubclass(cls, contract)), None)
+        if slot is None or not cls.__module__.startswith("metrize."):
+            continue
+        part = cls(max_dim=64) if name == "Shampoo" else cls()  # which merges dimensions up to one
+        for argument in part.fixed:
+            value = getattr(part, argument)
+            if isinstance(value, Part):
+                continue
+            changed = (
+                OTHER[value] if isinstance(value, str) else not value if isinstance(value, bool) else value * 2 or 3
+            )
+            other = part.replace(**{argument: changed})
+            found.append((Recipe(**{slot: part}), Recipe(**{slot: other}), f"{name}.{argument}"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"), fixed_arguments(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_loading_and_converting_agree_on_what_averages_mean(old: Recipe, new: Recipe, told: str) -> None:
+    model = Net()
+    source, target = metrize.Optimizer(model, old), metrize.Optimizer(model, new)
+    train(model, source, 0, 1)
+    saved, words = source.state_dict(), told.partition(".")[2]
+    for take in (lambda: target.load_state_dict(saved), lambda: metrize.convert_state(saved, target)):
+        with pytest.raises(ValueError, match=words):
+            take()
+    assert not target.state
+
+
+def test_a_relative_shares_what_its_kind_fixes() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class KindOfWhitened(metrize.rules.Whitened):
+        extra: float = 0.0
+
+    model = Net()
+    source = metrize.Optimizer(model, Recipe(rule=metrize.rules.Whitened()))
+    train(model, source, 0, 1)
+    alike = metrize.Optimizer(model, Recipe(rule=KindOfWhitened(extra=1.0)))
+    alike.load_state_dict(metrize.convert_state(source.state_dict(), alike))
+    other = metrize.Optimizer(model, Recipe(rule=KindOfWhitened(second_moment="sum")))
+    with pytest.raises(ValueError, match="second_moment"):
+        metrize.convert_state(source.state_dict(), other)
+    Part.known.pop("KindOfWhitened")

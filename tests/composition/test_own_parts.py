@@ -11,7 +11,7 @@ import torch
 
 import metrize
 from metrize import frames, moments, norms, rules, step_sizes
-from metrize.part import Part, parse
+from metrize.part import Part, known_parts, parse
 from metrize.rounding import Rounding
 
 CELL = """
@@ -29,7 +29,7 @@ class Scaled(Rule):
 @pytest.fixture(autouse=True)
 def _only_parts_of_the_library():
     """Classes of one test are unknown to the next."""
-    known, contracts = dict(Part.known), dict(Part.contracts)
+    known, contracts = dict(known_parts()), dict(Part.contracts)
     yield
     for names, kept in ((Part.known, known), (Part.contracts, contracts)):
         names.clear()
@@ -63,6 +63,32 @@ def test_a_cell_run_again_counts_at_once():
     assert type(parse("Scaled()")) is changed
     assert _stepping(changed())() == -2
     assert step() == -2  # of an optimizer that is in use, too
+
+
+WAYS = {
+    "rule as text": lambda p: metrize.Optimizer([p], "Scaled()", lr=1.0),
+    "name alone": lambda p: metrize.Optimizer([p], "Scaled", lr=1.0),
+    "recipe as text": lambda p: metrize.Optimizer([p], "Recipe(rule=Scaled())", lr=1.0),
+    "group": lambda p: metrize.Optimizer([{"params": [p], "recipe": "Recipe(rule=Scaled())"}], lr=1.0),
+    "group of another optimizer": lambda p: metrize.Adam([{"params": [p], "recipe": "Scaled()"}], lr=1.0),
+    "parsed": lambda p: metrize.Optimizer([p], parse("Recipe(rule=Scaled())"), lr=1.0),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_cell_run_again_counts_wherever_its_name_is_read(way):
+    """In optimizers that are in use and in new ones, with other arguments too."""
+    used = []
+    for factor in (1.0, 2.0, "(4.0 + self.extra)"):
+        _cell(factor)
+        new = torch.nn.Parameter(torch.zeros(2))
+        used.append((new, WAYS[way](new)))
+        for p, optimizer in used:
+            before = p.detach().clone()
+            p.grad = torch.ones(2)
+            optimizer.step()
+            assert (before - p.detach())[0] == (4.0 if isinstance(factor, str) else factor)
+    assert parse("Scaled(extra=3.0)").extra == 3.0
 
 
 def test_a_class_made_again_by_a_function_counts_at_once():

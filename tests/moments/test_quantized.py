@@ -244,6 +244,13 @@ def test_options_that_make_no_sense(options, message):
         Quantized(**options)
 
 
+@pytest.mark.parametrize("block", [255.5, "256", None, (256,)], ids=str)
+def test_a_block_that_is_no_whole_number_is_refused_by_name(block):
+    with pytest.raises(TypeError, match="block is a whole number"):
+        Quantized(block=block)
+    assert repr(Quantized(block=256.0)) == repr(Quantized(block=256))
+
+
 # Bytes
 
 

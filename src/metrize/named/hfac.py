@@ -17,7 +17,8 @@ class HFac(Optimizer):
 
     ``p <- (1 - lr weight_decay) p - lr D``, where D is the clipped gradient over its factored root mean square, plus
     what the averages of its row and column means are ahead of the means now (see `metrize.rules.HFac`). No code of the
-    authors is public, and this is written from the formula.
+    authors is public, and this is written from the formula. Of an embedding, rows without a gradient move too, such as
+    that of ``padding_idx``: the means of columns belong to all rows.
 
     Args:
         params: a module, parameters, named parameters or groups.

@@ -23,12 +23,19 @@ def differences(old: Part, new: Part, at: str = "") -> list[str]:
     return found
 
 
-def other_meaning(old: Recipe, new: Recipe) -> list[str]:
-    """The differences that give averages another meaning, though their names and shapes may be the same."""
+def other_meaning(old: Recipe, new: Recipe, kin: bool = False) -> list[str]:
+    """The differences that give averages another meaning, though their names and shapes may be the same.
+
+    Args:
+        old: that wrote them.
+        new: that reads them.
+        kin: a rule may be a kind of the other one.
+    """
     found = []
     for slot in ("rule", "frame", "step_size"):
         was, now = getattr(old, slot), getattr(new, slot)
-        if type(was) is not type(now):
+        related = kin and slot == "rule" and (isinstance(was, type(now)) or isinstance(now, type(was)))
+        if type(was) is not type(now) and not related:
             found += [] if slot == "step_size" else differences(was, now, slot)  # whose names tell what they keep
             continue
         found += _fixed(was, now, slot)
@@ -38,7 +45,7 @@ def other_meaning(old: Recipe, new: Recipe) -> list[str]:
 def _fixed(old: Part, new: Part, at: str) -> list[str]:
     """`differences` of the arguments that say what state means; of one that is a part, of its own such arguments."""
     found = []
-    for name in old.fixed:
+    for name in old.fixed if isinstance(new, type(old)) else new.fixed:
         was, now = getattr(old, name), getattr(new, name)
         if isinstance(was, Part) and type(was) is type(now):
             found += _fixed(was, now, f"{at}.{name}")

@@ -119,6 +119,28 @@ class Adam(Rule):
         exp_avg_sq = averages.update("exp_avg_sq", coords, beta2, 1 - beta2)
         return averages.raise_("max_exp_avg_sq", exp_avg_sq) if self.amsgrad else exp_avg_sq
 
+    def turning(
+        self, turn: Callable[[Tensor], Tensor], averages: Averages, hyper: dict[str, Any]
+    ) -> Callable[[Tensor], Tensor]:
+        """No entry that was turned may exceed ``c sqrt(v)``, as none does that was not, by Cauchy and Schwarz.
+
+        ``c = (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2))``: m mixes the axes and v does not, so that a coordinate with
+        large m may meet one with v near 0.
+        """
+        decays = self._decays(averages, hyper)
+        if self.second_moment != "elementwise" or decays[0] is None:
+            return turn
+        beta1, beta2 = (torch.as_tensor(beta, dtype=torch.float64) for beta in decays)
+        bound = (1 - beta1) / ((1 - beta2) * (1 - beta1**2 / beta2)).clamp(min=1e-12).sqrt()
+
+        square = "max_exp_avg_sq" if self.amsgrad else "exp_avg_sq"
+
+        def bounded(average: Tensor) -> Tensor:
+            turned, most = turn(average), averages.read(square).sqrt() * per_point(bound, average)
+            return torch.where(turned == average, average, turned.clamp(-most, most))
+
+        return bounded
+
     def _ahead(
         self, coords: Tensor, exp_avg: Tensor, beta1: Any, averages: Averages, hyper: dict[str, Any]
     ) -> tuple[Tensor, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Self
 
 import torch
@@ -172,6 +172,11 @@ class Around(Rule, abstract=True):
 
     def revisits(self, hyper: dict[str, Any]) -> tuple[str, ...]:
         return self.rule.revisits(hyper)
+
+    def turning(
+        self, turn: Callable[[Tensor], Tensor], averages: Averages, hyper: dict[str, Any]
+    ) -> Callable[[Tensor], Tensor]:
+        return self.rule.turning(turn, averages, hyper)
 
     def gain(self, step: Tensor, hyper: dict[str, Any]) -> float | Tensor:
         return self.rule.gain(step, hyper)

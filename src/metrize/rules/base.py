@@ -162,6 +162,18 @@ class Rule(Part, abstract=True):
         """Averages that are used in a later pass than the one they are updated in."""
         return ()
 
+    def turning(
+        self, turn: Callable[[Tensor], Tensor], averages: Averages, hyper: dict[str, Any]
+    ) -> Callable[[Tensor], Tensor]:
+        """How averages of gradients follow a change of the space's axes, which those of squares cannot follow.
+
+        Args:
+            turn: coordinates of the step before, ``[B, *coordinates]`` -> coordinates of this one.
+            averages: as for `direction`.
+            hyper: as for `direction`.
+        """
+        return turn
+
     def gain(self, step: Tensor, hyper: dict[str, Any]) -> float | Tensor:
         """What the step is multiplied by once the frame was left, one number or ``[B]``; weight decay does not see it.
 

@@ -119,8 +119,12 @@ class Space(Part, Geometry, abstract=True):
         """The largest `error` accepted in a starting point of a parameter of this shape and dtype."""
         return float("inf")
 
+    def polishes(self, steps: Tensor) -> Tensor:
+        """Where the count of steps, ``[B]`` on the host, says that rounding is to be removed."""
+        return torch.zeros_like(steps, dtype=torch.bool)
+
     def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
-        """Remove accumulated rounding where the count of steps says so; ``steps`` is ``[B]`` on the host."""
+        """Remove accumulated rounding where `polishes` says so; ``steps`` is ``[B]`` on the host."""
 
     @isolated
     @torch.no_grad()

@@ -140,7 +140,7 @@ class Hyperbolic(Space, abstract=True):
 
     def _shortened(self, w: Tensor) -> Tensor:
         """Angles ``sqrt(k) w``, of a length at which nothing overflows."""
-        return shortened(w / self.radius, farthest(w.dtype), lambda v: v.square().sum(-1, keepdim=True))
+        return shortened(w / self.radius, farthest(w.dtype), lambda v: v.square().sum(-1, keepdim=True), (-1,))
 
 
 def farthest(dtype: torch.dtype) -> float:

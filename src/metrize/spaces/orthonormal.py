@@ -137,11 +137,14 @@ class Orthonormal(Space, abstract=True):
         # what the polishes of the first steps remove: they square the error
         return math.sqrt(min(self._matrix(shape)) * max(torch.finfo(dtype).eps, 1e-10))
 
-    def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
+    def polishes(self, steps: Tensor) -> Tensor:
         if not self.polish_every:
-            return
+            return super().polishes(steps)
         # the first steps too: a 16-bit parameter starts a percent off, and each polish squares the error
-        due = ((steps % self.polish_every == 0) | (steps <= 3)).nonzero().flatten().tolist()
+        return (steps % self.polish_every == 0) | (steps <= 3)
+
+    def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
+        due = self.polishes(steps).nonzero().flatten().tolist()
         for i in [slice(None)] if len(due) == len(steps) else due:
             points[i] = newton_schulz_polish(points[i])
             if "section" in state:

@@ -136,6 +136,9 @@ class Product(Space):
         bounds = [space.tolerance(piece, dtype) for space, piece in both]
         return max((bound for bound in bounds if bound < math.inf), default=math.inf)
 
+    def polishes(self, steps: Tensor) -> Tensor:
+        return self.first.polishes(steps) | self.rest.polishes(steps)
+
     def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
         for name, space, (y,) in self._pieces(points):
             space.polish_(y, steps, _own(name, state))

@@ -150,6 +150,9 @@ class Sphere(Space):
     def tolerance(self, shape: torch.Size, dtype: torch.dtype) -> float:
         return 100 * torch.finfo(dtype).eps * math.sqrt(self._size(shape))
 
+    def polishes(self, steps: Tensor) -> Tensor:
+        return torch.ones_like(steps, dtype=torch.bool)
+
     def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
         square = (points / self.radius).square().sum(self._axes(points), keepdim=True)
         points.mul_(1.5 - 0.5 * square)

@@ -121,6 +121,9 @@ class Symplectic(Space, abstract=True):
     def tolerance(self, shape: torch.Size, dtype: torch.dtype) -> float:
         return self._geometry.tolerance(self._matrix(shape), dtype)
 
+    def polishes(self, steps: Tensor) -> Tensor:
+        return self._geometry.polishes(steps)
+
     def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
         self._geometry.polish_(points, steps, state)
 

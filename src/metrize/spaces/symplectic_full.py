@@ -164,9 +164,11 @@ class Full:
     def tolerance(self, shape: torch.Size, dtype: torch.dtype) -> float:
         return self.twin.tolerance(shape, dtype)
 
+    def polishes(self, steps: Tensor) -> Tensor:
+        return self._due(steps) | ((steps <= 3) & (self.polish_every > 0))  # the first steps too, as on `Orthonormal`
+
     def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
-        # the first steps too, as on `Orthonormal`
-        due = (self._due(steps) | ((steps <= 3) & (self.polish_every > 0))).nonzero().flatten().tolist()
+        due = self.polishes(steps).nonzero().flatten().tolist()
         for i in [slice(None)] if len(due) == len(steps) else due:
             points[i] = symplectic_polish(points[i])
             if "section" in state:

@@ -78,6 +78,9 @@ class Paired:
     def tolerance(self, shape: torch.Size, dtype: torch.dtype) -> float:
         return self.twin.tolerance(_half(shape), dtype)
 
+    def polishes(self, steps: Tensor) -> Tensor:
+        return self.twin.polishes(steps)
+
     def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
         phi = _phi(points).contiguous()
         self.twin.polish_(phi, steps, state)

@@ -106,7 +106,8 @@ def _lift(trip: Trip, points: Tensor, grad: Tensor) -> tuple[Tensor, Any]:
     section = space.section_at(points, trip.state)
     if turn := space.turn(section):
         if trip.framed is None:
-            trip.averages.turn("linear", turn)
+            rule = trip.assignment.recipe.rule
+            trip.averages.turn("linear", rule.turning(turn, trip.averages, trip.numbers))
         else:
             trip.framed.turned(turn, points)
     return space.lift(points, grad, section), section

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metrize.frames import FrameError
+from metrize.spaces import SpaceError
 from metrize.spaces.declare import check_point, naming
 from metrize.step.assignment import Assignment
 from metrize.step.batch import Batch
@@ -19,6 +20,8 @@ from metrize.step.bucket import Bucket
 from metrize.step.journey import stack
 from metrize.step.sizes import batched_size
 from metrize.step.state import State, stacked
+
+_ROUGH = 10.0  # errors of the longest steps, in the tolerance of a starting point; they come near 1
 
 
 class Stacked(Bucket):
@@ -44,10 +47,11 @@ class Stacked(Bucket):
     def arrange(self) -> None:
         self._stack = {key: stacked(self.states, key) for key in self.keys}
         self._versions: list[int] = []
+        self._polished = False
         self._batches: list[tuple[list[int], Batch]] = []
 
     def gather(self, among: Sequence[int] | None = None) -> None:
-        """As any bucket, and look at points that someone else wrote to since the last step.
+        """As any bucket, and look at points that someone else wrote to since the last step, or since the last polish.
 
         Raises:
             SpaceError: such a point is off its space, by name.
@@ -55,6 +59,8 @@ class Stacked(Bucket):
         super().gather(among)
         if not self.space.flat and self._versions != [p._version for p in self.params]:
             self._check_points()
+        if not self.space.flat:
+            self._check_drift()
         self._batches = self._parts()
 
     def statistics(self) -> Tensor | None:
@@ -105,6 +111,29 @@ class Stacked(Bucket):
             if known:
                 row = {key: value[i : i + 1] for key, value in self._stack.items()}
                 self.space.init_state(self.space.points(p.detach().unsqueeze(0).to(self.assignment.dtype)), row)
+
+    def _check_drift(self) -> None:
+        """Before a polish, which heals rounding alone: writes through ``data`` leave versions as they are."""
+        due = self.space.polishes(self._stack["step"] + 1).tolist()
+        members = [i for i in self.present if due[i]]
+        if not members or not self.params[0].numel():
+            return
+        points = self.space.points(stack([self.params[i].detach() for i in members]).to(self.assignment.dtype))
+        errors = self.space.error(points).reshape(len(members), -1).amax(1)
+        for at in (errors > self._drift()).nonzero().flatten().tolist():
+            with naming(self.name(members[at])):
+                raise SpaceError(
+                    f"its error on {self.space} is {float(errors[at]):.3g}, which no rounding explains: it was written "
+                    f"to through `data`; put it back with `{self.space}.project_(parameter)`, and write to it under "
+                    "torch.no_grad()"
+                )
+        self._polished = True
+
+    def _drift(self) -> float:
+        """The largest error that rounding leaves in a point, of long steps or of 16 bits."""
+        a = self.assignment
+        stored = a.stored if self._polished else torch.bfloat16  # it may have had 16 bits before this bucket was made
+        return max(_ROUGH * self.space.tolerance(a.shape, a.dtype), self.space.tolerance(a.shape, stored))
 
     @contextlib.contextmanager
     def _telling(self, members: list[int]) -> Iterator[None]:

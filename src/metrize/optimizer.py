@@ -21,9 +21,22 @@ from metrize.decay import Decay
 from metrize.frames import Frame
 from metrize.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
 from metrize.linalg import all_usable, fault_of, held, is_sharded
-from metrize.method import SLOTS, Given, Method, Nothing, checked, groups_of, method_of, slots_of, understood
+from metrize.method import (
+    SLOTS,
+    Given,
+    Method,
+    Nothing,
+    check_rules,
+    checked,
+    groups_of,
+    method_of,
+    rules_of,
+    slots_of,
+    understood,
+)
 from metrize.moments import Moments
 from metrize.part import Part, Spec
+from metrize.patterns import Rules
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
 from metrize.spaces import Space, SpaceError, declare
@@ -86,6 +99,8 @@ class Optimizer(torch.optim.Optimizer):
         skip_nonfinite: a step in which any gradient holds a NaN or an infinity leaves parameters, averages and counts
             untouched, and is counted in ``param_groups[0]["skipped_steps"]``.
         space, frame, moments, step_size, decay, rounding: over that of all recipes; see `Recipe`.
+        rules: numbers for parameters by name or pattern, such as ``{"*.bias": {"weight_decay": 0}}``, above those of
+            groups, or a list of such mappings; ``lr_mult`` is a factor on the learning rate.
         divide: makes groups of a module or of a list of parameters, each with its own recipe and numbers.
         hyper: the numbers of the rule, such as ``betas`` and ``eps``.
 
@@ -132,6 +147,7 @@ class Optimizer(torch.optim.Optimizer):
         step_size: StepSize | None = None,
         decay: Decay | None = None,
         rounding: Rounding | None = None,
+        rules: Rules = None,
         divide: Callable[[Any], Any] | None = None,
         **hyper: Any,
     ) -> None:
@@ -141,7 +157,8 @@ class Optimizer(torch.optim.Optimizer):
                               "decay": decay, "rounding": rounding})  # fmt: skip
             numbers = {"lr": lr, "weight_decay": weight_decay, **hyper}
             numbers |= {"maximize": maximize, "skip_nonfinite": skip_nonfinite}
-            self._method = self._checked(Method(meant.replace(**slots), numbers, divide, slots), hyper)
+            method = Method(meant.replace(**slots), numbers, divide, slots, rules_of(rules))
+            self._method = self._checked(method, hyper)
         else:
             self._maker = meant
             self._arguments = {key: value for key, value in self._arguments.items() if key != "recipe"}
@@ -153,6 +170,7 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(params, nn.Module):
             params = [{"params": params}] if any(True for _ in params.parameters()) else []
         super().__init__(params, defaults)
+        check_rules(self.method.rules, [name for group in self.param_groups for name in group.get("param_names", ())])
 
     @property
     def method(self) -> Method:

@@ -57,7 +57,7 @@ from metrize.named.create import create
 from metrize.optimizer import Optimizer
 from metrize.part import parse
 from metrize.recipe import Recipe
-from metrize.roles import Plan, PlanRow, Role, convert_lr, plan
+from metrize.roles import Plan, PlanRow, Role, convert_lr, layer_decay, mup, no_decay, plan
 from metrize.rounding import Compensated, Nearest, Stochastic
 from metrize.spaces import (
     Grassmann,
@@ -162,8 +162,11 @@ __all__ = [
     "frames",
     "from_geoopt",
     "from_parametrization",
+    "layer_decay",
     "measured",
     "memory",
+    "mup",
+    "no_decay",
     "norms",
     "parse",
     "parse_space",

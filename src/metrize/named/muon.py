@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from metrize import rules
-from metrize.arguments import flag
+from metrize.arguments import flag, unknown
 from metrize.frames import Frame, Identity
 from metrize.groups import Params
 from metrize.linalg import is_flat_piece
@@ -115,11 +115,17 @@ class Muon(Optimizer):
 
 
 def _others(usual: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
-    """A group of the rest of a model; a recipe of the user's own takes the numbers that it reads, and no others."""
-    if (recipe := told.get("recipe")) is not None:
-        known = {"lr", "weight_decay", *(recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)).hyper()}
-        usual = {key: value for key, value in usual.items() if key in known}
-    return {**usual, **told}
+    """A group of the rest of a model; a recipe of the user's own takes the numbers that it reads, and no others.
+
+    Raises:
+        TypeError: a number that the rest does not read.
+    """
+    recipe = told.get("recipe", usual["recipe"])
+    known = ["lr", "weight_decay", *(recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)).hyper()]
+    for key in told.keys() - {"recipe", "lr_mult", "maximize", "skip_nonfinite", *known}:
+        raise TypeError("in rest: " + unknown(key, str(recipe), known))
+    usual = {key: value for key, value in usual.items() if key in known}
+    return {**usual, "recipe": recipe, **told}
 
 
 def _as_matrix(method: str, parameter: Tensor, among: list[Tensor]) -> Role:

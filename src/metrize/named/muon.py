@@ -26,8 +26,8 @@ from metrize.spaces import SpaceError
 from metrize.step.group import trains
 from metrize.step_sizes import Given, StepSize
 
-MATRICES = frozenset({"hidden", "conv", "recurrent", "expert", "bilinear", "low-rank"})
-"""Roles that Muon trains; embeddings, first and last layers, routers and vectors go to Adam."""
+MATRICES = frozenset({"hidden", "conv", "recurrent", "expert", "bilinear", "lora-b"})
+"""Roles that Muon trains; embeddings, first and last layers, routers, vectors and A of adapters go to Adam."""
 
 
 class Muon(Optimizer):

@@ -110,6 +110,8 @@ def test_torchtitan_s_container() -> None:
     container = build_optimizers([*model()], config, parallel_dims=None)
     assert len(container) == len([*container]) == 4
     assert isinstance(container, torch.optim.Optimizer)
+    with pytest.raises(ValueError, match="two parts of the model have a parameter 'bias'"):
+        container.state_dict()
     for name in ("AdamW", "SOAP", "Muon"):
         check_goes_on(lambda of, name=name: OptimizersContainer([of], name, lr=1e-2))
 

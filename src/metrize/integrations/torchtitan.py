@@ -59,7 +59,14 @@ class OptimizersContainer(torch.optim.Optimizer):
             optimizer.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of all parts, by names."""
+        """The state of all parts, by names.
+
+        Raises:
+            ValueError: two parts have a parameter of one name.
+        """
+        names = [name for part in self.model_parts for name, _ in part.named_parameters()]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two parts of the model have a parameter {min(twice)!r}; state is kept by name")
         get = functools.partial(get_optimizer_state_dict, options=_FLAT)
         return {
             key: value

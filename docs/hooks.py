@@ -51,6 +51,8 @@ WHEN = {
     "AMSGrad": "Adam does not converge",
     "AdaGrad": "features are sparse and the problem is convex",
     "AdamNC": "you want Adam with a proof of convergence",
+    "Grams": "Adam should never step against the gradient of the batch",
+    "MARS": "batches are noisy: it corrects the gradient by the one before",
     "NAdam": "you want Adam with Nesterov's momentum",
     "FAdam": "you want the reading of Adam as natural gradient",
     "GaLore": "matrices are large and their gradients of low rank",

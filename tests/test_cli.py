@@ -199,6 +199,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
     assert losses(Path("stopped")) == losses(Path("whole"))
 
 
+@pytest.mark.slow
 def test_several_processes_train_one_run_and_another_number_goes_on(tiny: list[str], capsys: Output) -> None:
     assert main(["train", *tiny, "--nproc", "2", "--checkpoint-every", "4", "--out", "run"]) == 0
     assert "step 6 of 6" in capsys.readouterr().out

@@ -3,7 +3,6 @@
 from metrize import frames, memory, norms, rules, step_sizes
 from metrize.convert import convert_state
 from metrize.frames import Identity
-from metrize.in_backward import InBackward
 from metrize.memory import (
     Prediction,
     RankPrediction,
@@ -17,6 +16,7 @@ from metrize.named import (
     APOLLO,
     CAME,
     COAP,
+    MARS,
     SGD,
     SM3,
     SMMF,
@@ -37,6 +37,7 @@ from metrize.named import (
     Flora,
     FreeMuon,
     GaLore,
+    Grams,
     GrassmannSOAP,
     HFac,
     Lion,
@@ -54,14 +55,19 @@ from metrize.named import (
     catalogue,
 )
 from metrize.named.create import create
-from metrize.optimizer import Optimizer
+from metrize.optim.clip import clip_lift_norm_
+from metrize.optim.in_backward import InBackward
+from metrize.optim.optimizer import Optimizer
+from metrize.optim.telemetry import Sizes, measured
 from metrize.part import parse
 from metrize.recipe import Recipe
 from metrize.roles import Plan, PlanRow, Role, convert_lr, layer_decay, mup, no_decay, plan
 from metrize.rounding import Compensated, Nearest, Stochastic
 from metrize.spaces import (
     Grassmann,
+    Lorentz,
     Orthogonal,
+    PoincareBall,
     Product,
     Space,
     SpaceError,
@@ -75,15 +81,14 @@ from metrize.spaces import (
     spaces_of,
 )
 from metrize.spaces.base import parse_space
-from metrize.spaces.clip import clip_lift_norm_
 from metrize.spaces.convert import from_geoopt, from_parametrization, to_geoopt, to_parametrization
 from metrize.step_sizes import Given
-from metrize.telemetry import Sizes, measured
 
 __all__ = [
     "APOLLO",
     "CAME",
     "COAP",
+    "MARS",
     "SGD",
     "SM3",
     "SMMF",
@@ -110,12 +115,14 @@ __all__ = [
     "FreeMuon",
     "GaLore",
     "Given",
+    "Grams",
     "Grassmann",
     "GrassmannSOAP",
     "HFac",
     "Identity",
     "InBackward",
     "Lion",
+    "Lorentz",
     "ModularNorm",
     "Muon",
     "NAdam",
@@ -126,6 +133,7 @@ __all__ = [
     "Outer",
     "Plan",
     "PlanRow",
+    "PoincareBall",
     "Prediction",
     "Prodigy",
     "Product",

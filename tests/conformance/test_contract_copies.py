@@ -43,7 +43,7 @@ def check_sections(optimizer: metrize.Optimizer) -> None:
 
 
 @each(ALL + SECTIONS)
-@settings(max_examples=3, derandomize=True, deadline=None, database=None)
+@settings(max_examples=2, derandomize=True, deadline=None, database=None)
 @given(save_at=st.integers(1, STEPS - 1))
 def test_a_resumed_run_is_the_straight_run(case: Case, save_at: int) -> None:
     model, optimizer = case.start()

@@ -41,9 +41,8 @@ def assert_survives(config: RunConfig, folder: Path, kills: int, seed: int) -> N
     raise AssertionError(f"only {done} kills in {5 * kills} runs")
 
 
-@pytest.mark.parametrize("changes", CHANGES, ids=["Adam", "SOAP", "Stiefel"])
-def test_a_run_survives_some_kills(tmp_path: Path, changes: dict[str, object]) -> None:
-    assert_survives(config_of(tmp_path, **changes), tmp_path, kills=4, seed=1)
+def test_a_run_survives_some_kills(tmp_path: Path) -> None:
+    assert_survives(config_of(tmp_path), tmp_path, kills=3, seed=1)
 
 
 @pytest.mark.slow
@@ -52,6 +51,7 @@ def test_a_run_survives_fifty_kills(tmp_path: Path, changes: dict[str, object]) 
     assert_survives(config_of(tmp_path, **changes), tmp_path, kills=50, seed=2)
 
 
+@pytest.mark.slow
 def test_two_processes_survive_some_kills(tmp_path: Path) -> None:
     assert_survives(config_of(tmp_path, nproc=2, optimizer="Muon", lr=1e-3), tmp_path, kills=3, seed=3)
 
@@ -62,12 +62,13 @@ def test_two_processes_survive_fifty_kills(tmp_path: Path, changes: dict[str, ob
     assert_survives(config_of(tmp_path, nproc=2, **changes), tmp_path, kills=50, seed=4)
 
 
-def test_a_save_may_be_killed_at_each_of_its_steps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 5])
+def test_a_save_may_be_killed_at_each_of_its_steps(tmp_path: Path, stride: int) -> None:
     """One save after another dies one touch of the disk later, until a run gets through."""
     config = config_of(tmp_path, steps=4, checkpoint_every=1, eval_every=0)
     victims.finish(config, tmp_path / "straight")
     run = tmp_path / "run"
-    for touch in range(1, 60):
+    for touch in range(1, 60, stride):
         process = victims.start(config, run, death=touch)
         process.join(60)
         if process.exitcode == 0:

@@ -155,6 +155,7 @@ def test_what_is_misspelt_is_found_before_the_first_step(
         check([setting, dataclasses.replace(setting, **change)])  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_checking_leaves_the_arithmetic_of_the_worker_threads_to_the_trainer() -> None:
     # A thread keeps the arithmetic of the moment it started: subnormal numbers in one of them would slow a run down
     # several times. Only a fresh process has no threads yet.

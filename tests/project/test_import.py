@@ -62,7 +62,8 @@ for first in sys.argv[1:]:
     import metrize
     assert metrize.SOAP.recipe() and metrize.optimizer.Optimizer is metrize.Optimizer, first
 """
-    rooms = "optimizer named named.soap checkpoint frames norms rules step_sizes spaces moments roles memory recipe"
+    rooms = "optimizer optim.optimizer named named.soap optim.checkpoint frames"
+    rooms += " norms rules step_sizes spaces moments roles memory recipe"
     fresh(code, *(f"metrize.{room}" for room in rooms.split()))
 
 

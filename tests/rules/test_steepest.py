@@ -9,7 +9,7 @@ from torch import nn
 import metrize
 from metrize import Recipe, rules, step_sizes
 from metrize.norms import RMS, Frobenius, MaxEntry, RowNorm, Spectral
-from metrize.telemetry import measured
+from metrize.optim.telemetry import measured
 
 NORMS = [MaxEntry(), Frobenius(), RMS(), RowNorm("rms"), Spectral("rms", "exact"), Spectral("unit", "exact")]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metrize.optimizer import Optimizer
+from metrize.optim.optimizer import Optimizer
 
 
 def state_bytes(optimizer: Optimizer) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metrize.optimizer import Optimizer
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.spaces import SpaceError
 from metrize.step.assembly import executor_of

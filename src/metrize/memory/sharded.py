@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metrize.memory.predicted import Build, Target, Temporaries, batch_of, built, names_of
-from metrize.optimizer import Optimizer
+from metrize.optim.optimizer import Optimizer
 from metrize.part import Spec
 from metrize.step.assignment import assign
 from metrize.step.exchange import Exchange, reduce_statistics

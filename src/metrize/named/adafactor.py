@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from metrize.groups import Params
 from metrize.moments import Dense, Factored, Moments, Split
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.rules import Whitened
 from metrize.step_sizes import Relative

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from metrize import rules
 from metrize.decay import Decay
-from metrize.groups import Params
 from metrize.moments import Dense, Moments
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.spaces import Space
 from metrize.step_sizes import Given, StepSize

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from metrize import rules
-from metrize.groups import Params
 from metrize.moments import Blocks, Dense, Moments, Split
 from metrize.named.by_role import ByRole
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role
 from metrize.roles.role import VECTORS

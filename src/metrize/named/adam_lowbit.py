@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from metrize.groups import Params
 from metrize.moments import Quantized
 from metrize.moments.quantized_codes import Map
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 
 

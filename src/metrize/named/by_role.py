@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metrize.groups import Params, named_members
+from metrize.optim.groups import Params, named_members
 from metrize.roles import Role, by_shapes, infer
 from metrize.roles.sandbox import Example
 from metrize.spaces.declare import naming

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from metrize import frames
-from metrize.groups import Params
 from metrize.moments import Moments, Quantized
 from metrize.named.inner import Inner, inner_numbers, inner_recipe, taken
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.optimizer import Optimizer
 from metrize.part import Part
 from metrize.recipe import Recipe
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from metrize import frames, step_sizes
 from metrize.decay import Decay
-from metrize.groups import Params
 from metrize.moments import Moments, Quantized
 from metrize.moments.quantized_codes import Map
 from metrize.named.muon import Muon
@@ -16,6 +15,7 @@ from metrize.named.prodigy import Prodigy
 from metrize.named.smmf import SMMF
 from metrize.named.soap import SOAP
 from metrize.norms import Spectral
+from metrize.optim.groups import Params
 from metrize.recipe import Recipe
 from metrize.spaces import Grassmann, Space, Stiefel
 

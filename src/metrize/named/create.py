@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from metrize import calls
-from metrize.groups import Params
 from metrize.named import catalogue
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import parse_recipe
 
 

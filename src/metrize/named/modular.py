@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from metrize import rules
-from metrize.method import Nothing
 from metrize.norms import Modular
-from metrize.optimizer import Optimizer
+from metrize.optim.method import Nothing
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 
 

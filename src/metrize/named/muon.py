@@ -10,14 +10,14 @@ from torch import Tensor
 from metrize import rules
 from metrize.arguments import flag, unknown
 from metrize.frames import Frame, Identity
-from metrize.groups import Params
 from metrize.linalg import is_flat_piece
 from metrize.linalg.orthogonalize import Accuracy
-from metrize.method import Method, method_of
 from metrize.named.by_role import ByRole
 from metrize.norms import Spectral
 from metrize.norms.layout import Layout
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.method import Method, method_of
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe, parse_recipe
 from metrize.roles import Role
 from metrize.roles.rules import DEFAULTS

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from metrize import rules, step_sizes
-from metrize.groups import Params
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 
 

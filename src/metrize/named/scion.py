@@ -8,11 +8,11 @@ from torch import Tensor
 
 from metrize import rules
 from metrize.decay import Decay
-from metrize.groups import Params
 from metrize.named.by_role import ByRole
 from metrize.norms import RMS, ColumnNorm, Norm, SignHead, Spectral
 from metrize.norms.layout import Layout
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.roles import Role
 from metrize.roles.sandbox import Example

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from metrize import rules
-from metrize.groups import Params
 from metrize.moments import Dense, Moments
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 
 Exponents = float | Mapping[int, float | Sequence[float]] | None

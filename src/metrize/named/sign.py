@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from metrize import rules
-from metrize.groups import Params
 from metrize.moments import Dense, Moments
 from metrize.norms import MaxEntry
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.spaces import Space
 

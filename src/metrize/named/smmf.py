@@ -7,9 +7,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from metrize.decay import Decay
-from metrize.groups import Params
 from metrize.moments import RankOne
-from metrize.optimizer import Optimizer
+from metrize.optim.groups import Params
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.rules import ScheduledAdam
 from metrize.spaces import Space

@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from metrize.optimizer import Optimizer
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.step import assembly, piecewise
 from metrize.step.assignment import assign

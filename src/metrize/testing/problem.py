@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metrize.memory import predict, state_bytes
-from metrize.optimizer import Optimizer
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
 from metrize.spaces import SpaceError, Vector
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metrize.frames import Eigenbasis, Identity
 from metrize.moments import Dense, Factored, Quantized
-from metrize.optimizer import Optimizer
+from metrize.optim.optimizer import Optimizer
 from metrize.part import parse
 from metrize.recipe import Recipe
 from metrize.spaces import Stiefel, Vector

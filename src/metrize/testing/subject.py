@@ -15,7 +15,7 @@ from metrize.decay import Convention
 from metrize.frames import Frame
 from metrize.moments import Moments
 from metrize.norms import Norm
-from metrize.optimizer import Optimizer
+from metrize.optim.optimizer import Optimizer
 from metrize.part import Part, parse
 from metrize.recipe import Recipe
 from metrize.rounding import Rounding

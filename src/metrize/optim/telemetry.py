@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metrize.ambient import isolated
 from metrize.linalg import whole
-from metrize.optimizer import Optimizer
+from metrize.optim.optimizer import Optimizer
 from metrize.recipe import parse_recipe
 from metrize.step.assignment import as_real
 from metrize.step.group import name_of

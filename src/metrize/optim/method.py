@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from metrize.arguments import arguments_of, flag, foreign, known, like, number, unknown
-from metrize.groups import entries_of, named_members
+from metrize.optim.groups import entries_of, named_members
 from metrize.part import parse
 from metrize.patterns import FACTOR, Rules, listed, no_match, numbers_of
 from metrize.recipe import Recipe
-from metrize.rules import Rule
+from metrize.rules import Around, Rule
 from metrize.spaces.base import parse_space
 
 if TYPE_CHECKING:
-    from metrize.optimizer import Optimizer
+    from metrize.optim.optimizer import Optimizer
 
-SLOTS = ("space", "frame", "moments", "step_size", "decay", "rounding")
+SLOTS = ("space", "frame", "moments", "step_size", "decay", "rounding", "around")
 """What every optimizer takes by keyword, over that of its recipes."""
 
 _KEYS = ("lr", "weight_decay", "maximize", "skip_nonfinite")
@@ -99,6 +99,20 @@ def slots_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """The slots among some options, read where they are text; a None says nothing."""
     told = {slot: given[slot] for slot in SLOTS if given.get(slot) is not None}
     return {slot: _read(slot, value) for slot, value in told.items()}
+
+
+def filled(recipe: Recipe, slots: Mapping[str, Any]) -> Recipe:
+    """A recipe with some slots given: what is ``around`` goes around its rule.
+
+    Raises:
+        TypeError: something that does not belong in its slot.
+    """
+    around, others = slots.get("around"), {slot: part for slot, part in slots.items() if slot != "around"}
+    if around is None:
+        return recipe.replace(**others)
+    if not isinstance(around, Around):
+        raise TypeError(f"around={around!r}: give a rule that goes around another, such as rules.Cautious()")
+    return recipe.replace(**others, rule=around.over(recipe.rule))
 
 
 def groups_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -221,7 +235,7 @@ def _complete(
     optimizer: Optimizer, method: Method, part: Mapping[str, Any], group: Mapping[str, Any], ruled: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A part with all that its group, the method and the rules say."""
-    recipe = part.get("recipe", method.recipe).replace(**{**optimizer.method.slots, **method.slots})
+    recipe = filled(part.get("recipe", method.recipe), {**optimizer.method.slots, **method.slots})
     recipe = _in_norm(recipe, group)
     spared = {key: value for key, value in recipe.hyper().items() if key not in optimizer.defaults}
     rest = {key: value for key, value in group.items() if key not in _OF_NORM}

@@ -14,31 +14,33 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from metrize import checkpoint, summary
 from metrize.ambient import isolated
 from metrize.arguments import SYNONYMS, arguments_of, given, known, unknown
 from metrize.decay import Decay
 from metrize.frames import Frame
-from metrize.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
-from metrize.linalg import all_usable, fault_of, held, is_sharded
-from metrize.method import (
+from metrize.linalg import held, is_sharded
+from metrize.moments import Moments
+from metrize.optim import checkpoint, summary
+from metrize.optim.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
+from metrize.optim.method import (
     SLOTS,
     Given,
     Method,
     Nothing,
     check_rules,
     checked,
+    filled,
     groups_of,
     method_of,
     rules_of,
     slots_of,
     understood,
 )
-from metrize.moments import Moments
 from metrize.part import Part, Spec
 from metrize.patterns import Rules
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
+from metrize.rules import Around
 from metrize.spaces import Space, SpaceError, declare
 from metrize.spaces.declare import declared_space
 from metrize.step.assembly import alike_groups, assemble
@@ -46,6 +48,7 @@ from metrize.step.assignment import assign
 from metrize.step.bucket import Bucket
 from metrize.step.exchange import Exchange, reduce_statistics
 from metrize.step.group import name_of, space_of, trains
+from metrize.step.guard import Versions, fault, usable, versions
 from metrize.step_sizes import StepSize
 
 
@@ -99,6 +102,7 @@ class Optimizer(torch.optim.Optimizer):
         skip_nonfinite: a step in which any gradient holds a NaN or an infinity leaves parameters, averages and counts
             untouched, and is counted in ``param_groups[0]["skipped_steps"]``.
         space, frame, moments, step_size, decay, rounding: over that of all recipes; see `Recipe`.
+        around: goes around the rule of every recipe, such as ``rules.Cautious()``; see `metrize.rules.Around`.
         rules: numbers for parameters by name or pattern, such as ``{"*.bias": {"weight_decay": 0}}``, above those of
             groups, or a list of such mappings; ``lr_mult`` is a factor on the learning rate.
         divide: makes groups of a module or of a list of parameters, each with its own recipe and numbers.
@@ -120,6 +124,7 @@ class Optimizer(torch.optim.Optimizer):
     _exchange = Exchange()
     _signature: list[Any] | None = None
     _measures = False
+    _left: Versions | None = None
     _method: Method | None = None  # derived from the two below, which stay with copies
     _maker: type[Optimizer]
     _arguments: Mapping[str, Any]
@@ -147,6 +152,7 @@ class Optimizer(torch.optim.Optimizer):
         step_size: StepSize | None = None,
         decay: Decay | None = None,
         rounding: Rounding | None = None,
+        around: Around | None = None,
         rules: Rules = None,
         divide: Callable[[Any], Any] | None = None,
         **hyper: Any,
@@ -154,10 +160,10 @@ class Optimizer(torch.optim.Optimizer):
         meant = understood(recipe)
         if isinstance(meant, Recipe):
             slots = slots_of({"space": space, "frame": frame, "moments": moments, "step_size": step_size,
-                              "decay": decay, "rounding": rounding})  # fmt: skip
+                              "decay": decay, "rounding": rounding, "around": around})  # fmt: skip
             numbers = {"lr": lr, "weight_decay": weight_decay, **hyper}
             numbers |= {"maximize": maximize, "skip_nonfinite": skip_nonfinite}
-            method = Method(meant.replace(**slots), numbers, divide, slots, rules_of(rules))
+            method = Method(filled(meant, slots), numbers, divide, slots, rules_of(rules))
             self._method = self._checked(method, hyper)
         else:
             self._maker = meant
@@ -385,11 +391,11 @@ class Optimizer(torch.optim.Optimizer):
         for bucket in buckets:
             bucket.apply()
         self._exchange.close()
+        self._left = versions(self.param_groups)
 
     def _finite(self) -> bool:
-        """Whether the gradients that this process holds are usable, in groups that ask for it."""
-        guarded = (p.grad for group in self.param_groups if group["skip_nonfinite"] for p in group["params"])
-        return all_usable([held(g) for g in guarded if g is not None and g.layout == torch.strided])
+        """Whether this process can take a step with the gradients it holds, in groups that ask."""
+        return usable(self.param_groups, self._left)
 
     def _skip(self) -> None:
         self.param_groups[0]["skipped_steps"] += 1
@@ -403,8 +409,8 @@ class Optimizer(torch.optim.Optimizer):
     def _first_fault(self) -> str:
         for group in self.param_groups:
             for index, p in enumerate(group["params"]):
-                if p.grad is not None and not all_usable([held(p.grad)]):
-                    return f"the gradient of {name_of(group, index)!r} {fault_of(held(p.grad))}"
+                if p.grad is not None and (found := fault(group, index, p.grad)):
+                    return found
         return "the gradient of 'a parameter of another process' is not finite"
 
     def _discover(self) -> None:

@@ -41,4 +41,6 @@ def test_its_bytes_are_those_of_a_transformer() -> None:
     rows = re.findall(r"^\|[^|]*\| `metrize\.(\w+)\(model[^|]*\|[^|]*\| ([\d.]+) \|$", TEXT, re.MULTILINE)
     assert len(rows) == 6
     for name, told in rows:
-        assert float(told) == pytest.approx(metrize.predict(model, metrize.catalogue()[name]).state / count, rel=0.01)
+        assert float(told) == pytest.approx(
+            metrize.predict(model, metrize.catalogue()[name]).state / count, abs=0.05 if float(told) > 8 else 0.005
+        )

@@ -88,6 +88,14 @@ def test_help_does_not_wait_for_torch(words: list[str]) -> None:
         assert run.stdout
 
 
+def test_the_package_runs_as_a_module() -> None:
+    run = subprocess.run([sys.executable, "-m", "metrize", "nothing"], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "nothing" in run.stderr
+    run = subprocess.run([sys.executable, "-m", "metrize", "--version"], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == metrize.__version__
+
+
 def test_list_shows_the_catalogue(capsys: Output) -> None:
     assert main(["list"]) == 0
     text = capsys.readouterr().out

@@ -48,4 +48,4 @@ def test_adapters_learn_and_the_base_model_stays(method):
 def test_a_plan_knows_adapters():
     plan = metrize.plan(_adapted())
     roles = {row.role.kind for row in plan.rows if not row.frozen}
-    assert roles == {"low-rank"}
+    assert roles == {"lora-a", "lora-b"}

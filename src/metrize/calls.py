@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 _Made = TypeVar("_Made")
-_INTERNAL = {"self", "params", "recipe", "generator"}
+_INTERNAL = {"self", "params", "recipe", "generator", "divide"}
 
 
 def call(function: Callable[..., _Made], /, *args: Any, **options: Any) -> _Made:

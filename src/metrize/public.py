@@ -68,7 +68,7 @@ from metrize.optim.optimizer import Optimizer
 from metrize.optim.telemetry import Sizes, measured
 from metrize.part import parse
 from metrize.recipe import Recipe
-from metrize.roles import Plan, PlanRow, Role, convert_lr, plan
+from metrize.roles import Plan, PlanRow, Role, convert_lr, layer_decay, mup, no_decay, plan
 from metrize.rounding import Compensated, Nearest, Stochastic
 from metrize.spaces import (
     SPD,
@@ -186,8 +186,11 @@ __all__ = [
     "frames",
     "from_geoopt",
     "from_parametrization",
+    "layer_decay",
     "measured",
     "memory",
+    "mup",
+    "no_decay",
     "norms",
     "parse",
     "parse_space",

@@ -32,6 +32,7 @@ TOLD: dict[str, Any] = {
     "norm": norms.RMS(),
     "blocks": {"*head*": Blocks("tensor")},
     "rest": {"lr": 0.125},
+    "rules": {"*": {"lr_mult": 0.5}},
     "exponent": 0.25,
     "exponent_override": 0.25,
     "inner": "8bit",

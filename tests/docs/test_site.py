@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -90,13 +91,66 @@ def test_the_catalogue_is_the_library_s():
     page = SimpleNamespace(file=SimpleNamespace(src_uri="catalogue.md"))
     text = _hooks().on_page_markdown(text_of("catalogue.md"), page)
     assert "<!--" not in text
+    entries = text.split("\n### ")
+    assert len(entries) == len(metrize.catalogue()) + 1
     for name, optimizer in metrize.catalogue().items():
-        assert name not in text_of("catalogue.md"), "rows come from the library"
-        row = next(line for line in text.splitlines() if line.startswith(f"| [`{name}`]"))
-        recipe = optimizer.recipe()
-        values = (getattr(recipe, field.name) for field in dataclasses.fields(recipe))
-        shown = ["as declared" if value is None else f"`{value}`" for value in values]
-        assert row.split(" | ")[1:] == [*shown[:-1], f"{shown[-1]} |"]
+        assert f"`{name}`" not in text_of("catalogue.md"), "entries come from the library"
+        entry = next(entry for entry in entries if entry.startswith(f"[`{name}`]"))
+        assert f"`{optimizer.recipe()}`" in entry
+        for title in ("Use it when", "Start at", "State", "Recipe"):
+            assert f"**{title}**: " in entry, name
+        papers = re.findall(r"arXiv:\d{4}\.\d{4,5}", optimizer.__doc__)
+        assert all(f"[{paper}](https://arxiv.org/abs/" in entry for paper in papers), name
+
+
+def test_papers_are_links(site):
+    """Outside of code and headings."""
+    for page in site.rglob("*.html"):
+        if page.name in ("404.html", "changelog.html"):
+            continue
+        text = re.sub(r"<(a|code|pre|script|h\d|title|nav)\b.*?</\1>", "", page.read_text(), flags=re.DOTALL)
+        assert not re.findall(r"arXiv:\d{4}\.\d{4,5}", re.sub(r"<[^>]*>", "", text)), page.name
+
+
+QUESTIONS = {
+    "replace AdamW": "index.html",
+    "which optimizer": "guide/choose.html",
+    "learning rate start": "guide/choose.html",
+    "LoRA": "guide/fine-tuning.html",
+    "QLoRA": "guide/fine-tuning.html",
+    "write your own": "guide/own-parts.html",
+    "migrate": "guide/migrate.html",
+    "galore-torch": "guide/migrate.html",
+    "bitsandbytes": "guide/migrate.html",
+    "troubleshooting": "guide/troubleshooting.html",
+    "clip gradients": "guide/troubleshooting.html",
+    "tensorboard": "guide/troubleshooting.html",
+    "OneCycleLR": "guide/troubleshooting.html",
+    "resume": "guide/training.html",
+    "Trainer learning_rate": "guide/troubleshooting.html",
+}
+
+
+def _words(text):
+    return {*re.findall(r"[\w-]+", text.lower())}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_search_finds_the_page_first(site, question):
+    """In the built index, with titles far above texts, as the theme weighs them."""
+    docs = json.loads((site / "search" / "search_index.json").read_text())["docs"]
+    pages_of = {doc["location"]: doc["title"] for doc in docs if "#" not in doc["location"]}
+
+    def score(doc):
+        title, text, page = map(
+            _words, (doc["title"], doc["text"], pages_of.get(doc["location"].partition("#")[0], ""))
+        )
+        words = question.lower().split()
+        found = sum(word in title or word in text for word in words)
+        return found, sum(1000 * (word in title) + 100 * (word in page) for word in words), -len(doc["title"])
+
+    found = max(docs, key=score)
+    assert found["location"].partition("#")[0] == QUESTIONS[question], (question, found["location"])
 
 
 def test_other_pages_are_left_alone():

@@ -18,7 +18,7 @@ def test_the_examples_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)  # where they write their checkpoints
     text = PAGE.read_text()
     fences = list(re.finditer(r"^```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
-    assert len(fences) == 7
+    assert len(fences) == 9
     namespace: dict[str, object] = {"__name__": "example"}
     for fence in fences:
         above = "\n" * text.count("\n", 0, fence.start(1))

@@ -11,7 +11,8 @@ from metrize.roles import Role, infer
 
 GAIN, BIAS, SCALAR, ELEMENTWISE = Role("gain"), Role("bias"), Role("scalar"), Role("elementwise")
 HIDDEN, INPUT, HEAD, TIED = Role("hidden"), Role("input"), Role("head"), Role("tied")
-ROUTER, EXPERT, RECURRENT, LOW_RANK = Role("router"), Role("expert"), Role("recurrent"), Role("low-rank")
+ROUTER, EXPERT, RECURRENT = Role("router"), Role("expert"), Role("recurrent")
+LORA_A, LORA_B = Role("lora-a"), Role("lora-b")
 EMBEDDING = Role("embedding", Layout(transposed=True))
 BACKWARDS = Role("hidden", Layout(transposed=True))
 

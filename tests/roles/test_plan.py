@@ -152,7 +152,7 @@ def test_patterns_reach_a_tied_weight_by_any_name():
             r"narrower, or leave one out and set plan\['head.weight'\] afterwards",
         ),
         ({"head.weight": "Adma()"}, "unknown part 'Adma' in 'Adma\\(\\)'; did you mean 'Adam'?"),
-        ({"head.weight": {"radius": 2.0}}, 'the options of a group name its "recipe"'),
+        ({"head.weight": {"recipe": None, "radius": 2.0}}, '"recipe" is a recipe, a rule, or the text of either'),
         ({"*.norm.bias": Steepest(norm=Spectral())}, r"parameter 'blocks.0.norm.bias', bias: .*two dimensions"),
         ({"head.weight": Role("hidden", Layout(split=(3, 3)))}, r"parameter 'head.weight', hidden: .*10 outputs"),
         ({"head.weight": "Role(kind='haed')"}, "kind is one of"),

@@ -21,6 +21,7 @@ app = App(
     help="Optimizers that give every tensor the geometry it deserves: train, compare, report.",
     version=__version__,
     default_parameter=Parameter(negative=(), show_env_var=False),
+    help_format="plaintext",  # the formatters of markup take a fifth of the start
 )
 data_app = App(name="data", help="Get data sets.")
 app.command(data_app)

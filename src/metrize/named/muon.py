@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from metrize import rules
-from metrize.arguments import flag
+from metrize.arguments import flag, unknown
 from metrize.frames import Frame, Identity
 from metrize.linalg import is_flat_piece
 from metrize.linalg.orthogonalize import Accuracy
@@ -26,8 +26,8 @@ from metrize.spaces import SpaceError
 from metrize.step.group import trains
 from metrize.step_sizes import Given, StepSize
 
-MATRICES = frozenset({"hidden", "conv", "recurrent", "expert", "bilinear", "low-rank"})
-"""Roles that Muon trains; embeddings, first and last layers, routers and vectors go to Adam."""
+MATRICES = frozenset({"hidden", "conv", "recurrent", "expert", "bilinear", "lora-b"})
+"""Roles that Muon trains; embeddings, first and last layers, routers, vectors and A of adapters go to Adam."""
 
 
 class Muon(Optimizer):
@@ -115,11 +115,17 @@ class Muon(Optimizer):
 
 
 def _others(usual: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
-    """A group of the rest of a model; a recipe of the user's own takes the numbers that it reads, and no others."""
-    if (recipe := told.get("recipe")) is not None:
-        known = {"lr", "weight_decay", *(recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)).hyper()}
-        usual = {key: value for key, value in usual.items() if key in known}
-    return {**usual, **told}
+    """A group of the rest of a model; a recipe of the user's own takes the numbers that it reads, and no others.
+
+    Raises:
+        TypeError: a number that the rest does not read.
+    """
+    recipe = told.get("recipe", usual["recipe"])
+    known = ["lr", "weight_decay", *(recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)).hyper()]
+    for key in told.keys() - {"recipe", "lr_mult", "maximize", "skip_nonfinite", *known}:
+        raise TypeError("in rest: " + unknown(key, str(recipe), known))
+    usual = {key: value for key, value in usual.items() if key in known}
+    return {**usual, "recipe": recipe, **told}
 
 
 def _as_matrix(method: str, parameter: Tensor, among: list[Tensor]) -> Role:

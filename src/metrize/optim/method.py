@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+import fnmatch
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,6 +14,7 @@ import torch
 from metrize.arguments import arguments_of, flag, foreign, known, like, number, unknown
 from metrize.optim.groups import entries_of, named_members
 from metrize.part import parse
+from metrize.patterns import FACTOR, Rules, listed, no_match, numbers_of
 from metrize.recipe import Recipe
 from metrize.rules import Around, Rule
 from metrize.spaces.base import parse_space
@@ -49,12 +52,14 @@ class Method:
         numbers: of a parameter group.
         divide: makes groups of a module or of a list of parameters, each with its own recipe and numbers.
         slots: given by keyword, over that of every recipe.
+        rules: numbers by name, above all others.
     """
 
     recipe: Recipe
     numbers: Mapping[str, Any]
     divide: Callable[[Any], Any] | None = None
     slots: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rules: Sequence[Mapping[str, Any]] = ()
 
     def parts(self, entries: Any) -> list[dict[str, Any]]:
         """The groups of a module, or of a list of parameters."""
@@ -124,16 +129,24 @@ def groups_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[dict[str, 
     entries, recipe = entries_of(group.pop("params")), group.pop("recipe", None)
     meant = None if recipe is None else understood(recipe)
     exported = "format" in group  # a group of an optimizer, as it stands there
+    own_rules = group.get("rules") is not None
     if isinstance(meant, Recipe):
-        method = Method(meant, {}, None, slots_of(group))
+        method = Method(meant, {}, None, slots_of(group), rules_of(group.pop("rules", None)))
         group = {key: value for key, value in group.items() if key not in SLOTS}
     else:
         method = _replaced(optimizer, meant, group)
     whole = isinstance(meant, Recipe) or any(key in group for key in _OF_NORM)
     parts = [{"params": named_members(entries)}] if whole else method.parts(entries)
-    made = [_complete(optimizer, method, part, group) for part in parts]
+    if own_rules:
+        check_rules(method.rules, [entry[0] for part in parts for entry in part["params"] if isinstance(entry, tuple)])
+    ruled = [
+        pair for part in parts for pair in _by_rule(part, () if exported else method.rules or optimizer.method.rules)
+    ]
+    made = [_complete(optimizer, method, part, group, numbers) for part, numbers in ruled]
     if not exported:
-        told = {key: value for part in [*parts, group] for key, value in part.items()}
+        told = {
+            key: value for part in [*parts, *(numbers for _, numbers in ruled), group] for key, value in part.items()
+        }
         _refuse_unknown(optimizer, told, [part["recipe"] for part in made], isinstance(meant, Recipe))
     return [{**part, **checked(part, optimizer.defaults), "recipe": repr(part["recipe"])} for part in made]
 
@@ -171,15 +184,65 @@ def _replaced(optimizer: Optimizer, named: type[Optimizer] | None, group: dict[s
     return method_of(cls, {**own, **told})
 
 
+def rules_of(rules: Rules) -> list[Mapping[str, Any]]:
+    """The rules of an optimizer, which give numbers.
+
+    Raises:
+        TypeError: one gives something else.
+    """
+    for pattern, numbers in (pair for mapping in listed(rules) for pair in mapping.items()):
+        if not isinstance(numbers, Mapping):
+            raise TypeError(
+                f"rules={{{pattern!r}: {numbers!r}}}: the rules of an optimizer give numbers, such as "
+                "{'weight_decay': 0}; metrize.plan takes rules with recipes"
+            )
+        for key in [*SLOTS, *_OF_NORM, "recipe", "params"]:
+            if key in numbers:
+                raise TypeError(
+                    f"rules={{{pattern!r}: ...}}: {key!r} is no number; metrize.plan takes rules with recipes"
+                )
+    return listed(rules)
+
+
+def check_rules(rules: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Refuse a pattern that picks nothing.
+
+    Raises:
+        ValueError: it matches none of the names, or there are none.
+    """
+    for pattern in (pattern for mapping in rules for pattern in mapping):
+        if not names:
+            raise ValueError("rules go by name; hand over the module, or model.named_parameters()")
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(no_match(pattern, names))
+
+
+def _by_rule(
+    part: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """A part as parts of equal rules, and what these say."""
+    found: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for entry in part["params"]:
+        numbers = numbers_of(entry[0], rules) if rules and isinstance(entry, tuple) else {}
+        alike = next((of for of, known in found if known == numbers), None)
+        if alike is None:
+            found.append((alike := {**part, "params": []}, numbers))
+        alike["params"].append(entry)
+    return found or [(dict(part), {})]
+
+
 def _complete(
-    optimizer: Optimizer, method: Method, part: Mapping[str, Any], group: Mapping[str, Any]
+    optimizer: Optimizer, method: Method, part: Mapping[str, Any], group: Mapping[str, Any], ruled: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A part with all that its group and the method say."""
+    """A part with all that its group, the method and the rules say."""
     recipe = filled(part.get("recipe", method.recipe), {**optimizer.method.slots, **method.slots})
     recipe = _in_norm(recipe, group)
     spared = {key: value for key, value in recipe.hyper().items() if key not in optimizer.defaults}
     rest = {key: value for key, value in group.items() if key not in _OF_NORM}
-    return {**spared, **method.numbers, **part, **rest, "recipe": recipe}
+    whole = {**spared, **method.numbers, **part, **rest, **ruled, "recipe": recipe}
+    whole.pop(FACTOR, None)
+    factors = [number(FACTOR, told[FACTOR]) for told in (part, group, ruled) if FACTOR in told]
+    return whole | {"lr": math.prod(factors, start=whole.get("lr", optimizer.defaults["lr"]))} if factors else whole
 
 
 def _in_norm(recipe: Recipe, group: Mapping[str, Any]) -> Recipe:

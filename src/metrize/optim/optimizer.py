@@ -27,14 +27,17 @@ from metrize.optim.method import (
     Given,
     Method,
     Nothing,
+    check_rules,
     checked,
     filled,
     groups_of,
     method_of,
+    rules_of,
     slots_of,
     understood,
 )
 from metrize.part import Part, Spec
+from metrize.patterns import Rules
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
 from metrize.rules import Around
@@ -100,6 +103,8 @@ class Optimizer(torch.optim.Optimizer):
             untouched, and is counted in ``param_groups[0]["skipped_steps"]``.
         space, frame, moments, step_size, decay, rounding: over that of all recipes; see `Recipe`.
         around: goes around the rule of every recipe, such as ``rules.Cautious()``; see `metrize.rules.Around`.
+        rules: numbers for parameters by name or pattern, such as ``{"*.bias": {"weight_decay": 0}}``, above those of
+            groups, or a list of such mappings; ``lr_mult`` is a factor on the learning rate.
         divide: makes groups of a module or of a list of parameters, each with its own recipe and numbers.
         hyper: the numbers of the rule, such as ``betas`` and ``eps``.
 
@@ -148,6 +153,7 @@ class Optimizer(torch.optim.Optimizer):
         decay: Decay | None = None,
         rounding: Rounding | None = None,
         around: Around | None = None,
+        rules: Rules = None,
         divide: Callable[[Any], Any] | None = None,
         **hyper: Any,
     ) -> None:
@@ -157,7 +163,8 @@ class Optimizer(torch.optim.Optimizer):
                               "decay": decay, "rounding": rounding, "around": around})  # fmt: skip
             numbers = {"lr": lr, "weight_decay": weight_decay, **hyper}
             numbers |= {"maximize": maximize, "skip_nonfinite": skip_nonfinite}
-            self._method = self._checked(Method(filled(meant, slots), numbers, divide, slots), hyper)
+            method = Method(filled(meant, slots), numbers, divide, slots, rules_of(rules))
+            self._method = self._checked(method, hyper)
         else:
             self._maker = meant
             self._arguments = {key: value for key, value in self._arguments.items() if key != "recipe"}
@@ -169,6 +176,7 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(params, nn.Module):
             params = [{"params": params}] if any(True for _ in params.parameters()) else []
         super().__init__(params, defaults)
+        check_rules(self.method.rules, [name for group in self.param_groups for name in group.get("param_names", ())])
 
     @property
     def method(self) -> Method:

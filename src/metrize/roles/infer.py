@@ -116,7 +116,7 @@ def _by_place(
     """Without a forward pass: the first and the last matrix, where they are not one of a row of equal layers."""
     matrices = [name for name, role in roles.items() if role.kind in _MATRICES]
     ended = {"head", "tied"} & {role.kind for role in roles.values()}
-    layer = {name: (re.sub(r"\b\d+\b", "*", name), parameters[name].shape) for name in matrices}
+    layer = {name: (re.sub(r"\b\d+\b", "*", name), parameters[name].shape, roles[name].kind) for name in matrices}
     layers = Counter(layer.values())
     guessed = {}
     for kind, name in (("input", matrices[:1]), ("head", [] if ended else matrices[-1:])):

@@ -95,10 +95,11 @@ def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _low_rank(place: Place) -> Guess | None:
     """Factors of adapters, whether a module or a bare parameter."""
-    names = [name for name in place.path if re.match(r"lora_[AB]\b", name)]
-    if not names or place.parameter.ndim != 2:
+    found = [match for name in place.path if (match := _FACTOR.fullmatch(name))]
+    if not found or place.parameter.ndim != 2:
         return None
-    return Guess(Role("low-rank", reason=f"{names[0]} of a low-rank adapter"))
+    kind = "lora-a" if found[0][1] in ("A", "down") else "lora-b"
+    return Guess(Role(kind, reason=f"{found[0][0]} of a low-rank adapter"))
 
 
 def _parametrized(place: Place) -> Guess | None:
@@ -230,6 +231,7 @@ def _type(place: Place) -> str:
     return type(place.module).__name__.removeprefix("Parametrized").removeprefix("NonDynamicallyQuantizable")
 
 
+_FACTOR = re.compile(r"lora_(?:embedding_)?(A|B|down|up)")
 _RULES: tuple[Callable[[Place], Guess | None], ...] = (
     _parametrized,
     _old_weight_norm,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metrize.patterns import added, disagreement, listed, no_match
 from metrize.recipe import Recipe
 from metrize.roles.infer import Inference, infer
 from metrize.roles.role import Role
@@ -50,7 +51,7 @@ def plan(
     model: nn.Module,
     example: Example | None = None,
     *,
-    rules: Mapping[str, Answer] | None = None,
+    rules: Mapping[str, Answer] | Sequence[Mapping[str, Answer]] | None = None,
     roles: Mapping[str, Answer] | None = None,
 ) -> Plan:
     """Find out what every parameter of a model does, and choose the recipe that trains it.
@@ -63,9 +64,10 @@ def plan(
         model: the model, before it is wrapped for training on several devices.
         example: what one forward pass takes: a tensor, a tuple of arguments, a mapping of named arguments, or a
             function that is called with the model. Without it heads and input layers are guessed by their place.
-        rules: answers for parameters, by name or by a pattern such as ``"*.bias"``. An answer is a recipe, its rule
-            alone, either as a sentence, the options of a parameter group such as ``{"recipe": ..., "radius": 2.0}``,
-            a `Role`, or None to leave the parameter out. Layouts that a recipe leaves open are filled in.
+        rules: answers for parameters, by name or by a pattern such as ``"*.bias"``, or a list of such mappings, of
+            which later ones count more. An answer is a recipe, its rule alone, the text of either, numbers such as
+            ``{"weight_decay": 0, "lr_mult": 0.1}`` with or without a ``"recipe"``, a `Role`, or None to leave the
+            parameter out. Layouts that a recipe leaves open are filled in.
         roles: answers for all parameters of a role, such as ``{"embedding": "Steepest(norm=RMS())"}``.
 
     Raises:
@@ -77,9 +79,11 @@ def plan(
         _refuse(name, parameter)
     remind(model)
     found = Plan(model, infer(model, example), table(roles or {}))
-    told = _matched(found, rules or {})
-    for name, (answer, pattern) in told.items():
-        found._answer(name, answer, f"as told for {pattern!r}")
+    told: set[str] = set()
+    for mapping in listed(rules):
+        for name, (meant, pattern) in _matched(found, mapping).items():
+            found._answer(name, meant, f"as told for {pattern!r}")
+            told |= set() if isinstance(meant, Choice) and meant.keeps else {name}
     _warn_of_unknown([row.name for row in found.rows if row.name not in told and row.recipe and not row.role.settled])
     return found
 
@@ -143,7 +147,7 @@ class Plan(Mapping[str, PlanRow]):
         return self._rows[self._known(name)]
 
     def __setitem__(self, name: str, answer: Answer) -> None:
-        self._answer(self._known(name), answer, "as told")
+        self._answer(self._known(name), understood(answer), "as told")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -169,13 +173,14 @@ class Plan(Mapping[str, PlanRow]):
             return _with(row, Choice(Recipe()), row.role, f"lives on {parse_space(space)}")
         return _with(row, self._choices[row.role.kind], row.role)
 
-    def _answer(self, name: str, answer: Answer, reason: str) -> None:
-        row, meant = self._rows[name], understood(answer)
+    def _answer(self, name: str, meant: Choice | Role, reason: str) -> None:
+        row = self._rows[name]
         if isinstance(meant, Role):
             self._rows[name] = _with(row, self._choices[meant.kind], meant, reason)
-        else:
-            numbers = {**self._choices[row.role.kind].numbers, **meant.numbers}
-            self._rows[name] = _with(row, Choice(meant.recipe, numbers), row.role, reason)
+            return
+        usual = row if meant.keeps else self._choices[row.role.kind]
+        choice = Choice(usual.recipe if meant.keeps else meant.recipe, added(usual.numbers, meant.numbers))
+        self._rows[name] = _with(row, choice, row.role, reason)
 
 
 def _with(row: PlanRow, choice: Choice, role: Role, reason: str = "") -> PlanRow:
@@ -194,26 +199,39 @@ def _with(row: PlanRow, choice: Choice, role: Role, reason: str = "") -> PlanRow
     return dataclasses.replace(row, role=role, recipe=choice.recipe, numbers=choice.numbers)
 
 
-def _matched(found: Plan, rules: Mapping[str, Answer]) -> dict[str, tuple[Answer, str]]:
+def _matched(found: Plan, rules: Mapping[str, Answer]) -> dict[str, tuple[Choice | Role, str]]:
     """The user's answer for each parameter that a pattern matches, and the pattern.
 
     Raises:
         ValueError: a pattern without a match, or two that disagree about one parameter.
     """
-    told: dict[str, tuple[Answer, str]] = {}
+    told: dict[str, tuple[Choice | Role, str]] = {}
     for pattern, answer in rules.items():
         matches = [row.name for row in found.rows if any(fnmatch.fnmatchcase(name, pattern) for name in row.names)]
         if not matches:
-            close = difflib.get_close_matches(pattern, found, n=1)
-            raise ValueError(f"{pattern!r} matches no parameter" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise ValueError(no_match(pattern, found))
         for name in matches:
-            _, other = told.setdefault(name, (answer, pattern))
-            if understood(rules[other]) != understood(answer):
+            other, by = told.get(name, (None, pattern))
+            together = _together(other, understood(answer))
+            if together is None:
                 raise ValueError(
-                    f"parameter {name!r} is matched by {other!r} and by {pattern!r}, which say different things; "
-                    f"make one of them narrower, or leave one out and set plan[{name!r}] afterwards"
+                    f"{disagreement(name, by, pattern)}; make one of them narrower, or leave one out and set "
+                    f"plan[{name!r}] afterwards"
                 )
+            told[name] = (together, by)
     return told
+
+
+def _together(one: Choice | Role | None, other: Choice | Role) -> Choice | Role | None:
+    """Two answers as one; None where they disagree."""
+    if one is None or one == other:
+        return other
+    if isinstance(one, Role) or isinstance(other, Role) or not (one.keeps or other.keeps):
+        return None
+    if any(one.numbers[key] != other.numbers[key] for key in one.numbers.keys() & other.numbers.keys()):
+        return None
+    named = other if one.keeps else one
+    return dataclasses.replace(named, numbers={**one.numbers, **other.numbers})
 
 
 def _warn_of_unknown(names: Sequence[str]) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 from metrize.moments import Blocks
 from metrize.norms import Layout, SignHead, Spectral
 from metrize.part import Part, parse
+from metrize.patterns import added
 from metrize.recipe import Recipe
 from metrize.roles.role import KINDS, Role
 from metrize.rules import Adam, Rule, Steepest
 
 Answer = Recipe | Rule | Role | str | Mapping[str, Any] | None
-"""What a user may say about a parameter: a recipe, its rule alone, either as a sentence, the options of a parameter
-group such as ``{"recipe": ..., "radius": 2.0}``, the role it has, or None to leave it out."""
+"""What a user may say about a parameter: a recipe, its rule alone, the text of either, numbers such as
+``{"weight_decay": 0, "lr_mult": 0.1}`` with or without a ``"recipe"``, the role it has, or None to leave it out."""
 
 _MATRIX = Recipe(rule=Steepest(norm=Spectral()))
 _SMALL = Recipe(rule=Adam())
@@ -32,10 +33,16 @@ class Choice:
     Args:
         recipe: None leaves it out.
         numbers: options of its parameter group beside the recipe.
+        keeps: the recipe stays what it was, and the numbers are added to those that are there.
     """
 
     recipe: Recipe | None
     numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keeps: bool = False
+
+    def over(self, old: Choice) -> Choice:
+        """This answer where another one was."""
+        return Choice(old.recipe, added(old.numbers, self.numbers)) if self.keeps else self
 
     def read_by(self, layout: Layout) -> Choice:
         """The same with every layout that was left open filled in."""
@@ -52,7 +59,8 @@ DEFAULTS: dict[str, Choice] = {
     "conv": Choice(_MATRIX),
     "recurrent": Choice(_MATRIX),
     "expert": Choice(_MATRIX),
-    "low-rank": Choice(_MATRIX),
+    "lora-a": Choice(_SMALL),
+    "lora-b": Choice(_MATRIX),
     "bilinear": Choice(_MATRIX),
     "router": Choice(_SMALL, _NO_DECAY),
     "gain": Choice(_SMALL, _NO_DECAY),
@@ -76,7 +84,8 @@ def table(roles: Mapping[str, Answer]) -> dict[str, Choice]:
     for kind, answer in answers.items():
         if isinstance(answer, Role):
             raise ValueError(f"roles={{{kind!r}: {answer}}}: a role is trained with a recipe and not with a role")
-    return DEFAULTS | {kind: answer for kind, answer in answers.items() if isinstance(answer, Choice)}
+    told = {kind: answer.over(DEFAULTS[kind]) for kind, answer in answers.items() if isinstance(answer, Choice)}
+    return DEFAULTS | told
 
 
 def understood(answer: Answer) -> Choice | Role:
@@ -102,9 +111,11 @@ def understood(answer: Answer) -> Choice | Role:
 
 def _of_group(options: Mapping[str, Any]) -> Choice:
     rest = {key: value for key, value in options.items() if key != "recipe"}
-    choice = understood(options["recipe"]) if "recipe" in options else None
+    if "recipe" not in options:
+        return Choice(None, rest, keeps=True)
+    choice = understood(options["recipe"])
     if not isinstance(choice, Choice) or choice.recipe is None:
-        raise ValueError(f'{dict(options)!r}: the options of a group name its "recipe"')
+        raise ValueError(f'{dict(options)!r}: "recipe" is a recipe, a rule, or the text of either')
     return Choice(choice.recipe, rest)
 
 

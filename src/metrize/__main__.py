@@ -1,0 +1,7 @@
+"""``python -m metrize``: the command line."""
+
+import sys
+
+from metrize.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Doors into training frameworks; each module needs its framework, and nothing else imports it."""

@@ -1,5 +1,6 @@
 """Batched kernels on ``[..., rows, columns]``: pure tensor functions that know nothing of optimizers."""
 
+from metrize.linalg.alongside import alongside
 from metrize.linalg.eigenbasis import LinAlgError
 from metrize.linalg.finite import all_finite, all_usable, fault_of, largest_usable
 from metrize.linalg.orthogonalize import orthogonalize
@@ -18,6 +19,7 @@ __all__ = [
     "addmm",
     "all_finite",
     "all_usable",
+    "alongside",
     "fault_of",
     "held",
     "householder_signs",

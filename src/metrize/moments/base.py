@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from metrize.linalg import alongside
 from metrize.moments.stream import Cut, Stream
 from metrize.part import Part, Spec
 
@@ -329,4 +330,4 @@ def _differing(a: Tensor, b: Tensor) -> list[slice]:
 
 def per_member(value: float | Tensor, like: Tensor) -> float | Tensor:
     """A number, or ``[B]`` in the dtype and on the device of a stack and shaped to multiply it."""
-    return value.to(like).reshape(-1, *(1,) * (like.ndim - 1)) if isinstance(value, Tensor) else value
+    return alongside(value, like).reshape(-1, *(1,) * (like.ndim - 1)) if isinstance(value, Tensor) else value

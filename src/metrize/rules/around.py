@@ -132,6 +132,11 @@ class Around(Rule, abstract=True):
         return self.rule.flat_only
 
     @property
+    def kernel_counts(self) -> bool:  # type: ignore[override]
+        """That of the rule inside."""
+        return self.rule.kernel_counts
+
+    @property
     def optional(self) -> tuple[str, ...]:  # type: ignore[override]
         """Those of the rule inside."""
         return self.rule.optional

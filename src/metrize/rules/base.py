@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from metrize.linalg import alongside
 from metrize.moments import Averages, Kind
 from metrize.norms import Frobenius, Norm
 from metrize.part import Part, Spec
@@ -61,6 +62,9 @@ class Rule(Part, abstract=True):
 
     flat_only: ClassVar[bool] = False
     """Whether the direction has lost the symmetries of coordinates on a curved space, such as those of a skew block."""
+
+    kernel_counts: ClassVar[bool] = True
+    """Whether the kernel reads counts of steps, and so where the tensors are; else they stay on the host."""
 
     optional: ClassVar[tuple[str, ...]] = ("clip",)
     """Numbers of a parameter group that may be None."""
@@ -222,4 +226,4 @@ def per_point(value: Any, like: Tensor) -> Any:
     """A number, or ``[B, *batch]`` in the dtype and on the device of coordinates and shaped to multiply them."""
     if not isinstance(value, Tensor):
         return value
-    return value.to(like).reshape(value.shape + (1,) * (like.ndim - value.ndim))
+    return alongside(value, like).reshape(value.shape + (1,) * (like.ndim - value.ndim))

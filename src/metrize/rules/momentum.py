@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ class Momentum(Rule):
     Numbers of the group: ``momentum`` (0 keeps no state), ``dampening``, ``nesterov``. The direction is P, or
     ``g + momentum P`` with Nesterov's look-ahead.
     """
+
+    kernel_counts: ClassVar[bool] = False
 
     def hyper(self) -> dict[str, Any]:
         return {"momentum": 0.9, "dampening": 0.0, "nesterov": False}

@@ -135,7 +135,7 @@ def _ensure_state(
         if not assignment.space.flat:
             with naming(name_of(group, index)):
                 check_point(assignment.space, target)
-        fresh = new_state(assignment, target, executor.counts_on(target))
+        fresh = new_state(assignment, target, executor.counts_on(assignment, target))
         state.update(fresh if len(missing) == len(spec) else {key: fresh[key] for key in spec if key in missing})
     for key, (_, dtype) in spec.items():
         if state[key].dtype != dtype:

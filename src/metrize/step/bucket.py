@@ -71,7 +71,7 @@ class Bucket:
         raise NotImplementedError
 
     @classmethod
-    def counts_on(cls, target: Tensor) -> torch.device:
+    def counts_on(cls, assignment: Assignment, target: Tensor) -> torch.device:
         """The device of counts: the host's, where reading them waits for nothing."""
         return torch.device("cpu")
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metrize.linalg import alongside
 from metrize.recipe import parse_recipe
 from metrize.step.bucket import Bucket
 from metrize.step.windows import ShardSpan
@@ -57,7 +58,7 @@ def reduce_statistics(groups: Sequence[dict[str, Any]], buckets: Sequence[Bucket
     for bucket in buckets:
         share = bucket.statistics()
         if share is not None and bucket.contributes:
-            totals[_scope(bucket.group)] = totals[_scope(bucket.group)].to(share.device) + share
+            totals[_scope(bucket.group)] = alongside(totals[_scope(bucket.group)], share) + share
     exchange.sum(list(totals.values()))
     for bucket in buckets:
         if _scope(bucket.group) in totals:

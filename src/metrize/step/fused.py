@@ -35,8 +35,8 @@ class Fused(Bucket):
         return each * assignment.numel, 2 * each * chunk_size(assignment.device)
 
     @classmethod
-    def counts_on(cls, target: Tensor) -> torch.device:
-        return target.device  # where the kernel reads them
+    def counts_on(cls, assignment: Assignment, target: Tensor) -> torch.device:
+        return target.device if assignment.recipe.rule.kernel_counts else super().counts_on(assignment, target)
 
     def arrange(self) -> None:
         for p, state in zip(self.params, self.states, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from metrize.linalg import is_flat_piece
-from metrize.recipe import Recipe
+from metrize.recipe import Recipe, parse_recipe
 from metrize.spaces import Space, Vector
 from metrize.spaces.base import parse_space
 
@@ -24,9 +24,13 @@ def trains(p: Tensor) -> bool:
 
 
 def numbers_of(group: dict[str, Any]) -> dict[str, Any]:
-    """The group as rules and step sizes see it in this step: 0-d tensors of schedules as plain numbers."""
+    """The group as rules and step sizes see it in this step: 0-d tensors of schedules as plain numbers.
+
+    What a step size has shown stays as it is: it may be on a device, and nobody computes with it.
+    """
+    shown = parse_recipe(group["recipe"]).step_size.shown()
     numbers: dict[str, Any] = {
-        key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()
+        key: value.item() if isinstance(value, Tensor) and key not in shown else value for key, value in group.items()
     }
     if "betas" in numbers:
         numbers["betas"] = tuple(map(float, numbers["betas"]))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metrize.linalg import alongside
 from metrize.moments import Averages
 from metrize.rules.base import Pass, UndeclaredError
 from metrize.step.assignment import Assignment
@@ -143,7 +144,7 @@ def per_member(value: float | Tensor, points: Tensor) -> float | Tensor:
     """A number, or one for each member, shaped to multiply points."""
     if not isinstance(value, Tensor) or not value.ndim:
         return float(value)
-    return value.to(points).reshape(-1, *(1,) * (points.ndim - 1))
+    return alongside(value, points).reshape(-1, *(1,) * (points.ndim - 1))
 
 
 def descent(assignment: Assignment, grad: Tensor, points: Tensor, numbers: dict[str, Any]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from metrize.linalg import in_rows
+from metrize.linalg import alongside, in_rows
 from metrize.norms import MaxEntry
 from metrize.part import Spec
 from metrize.step_sizes.measuring import Measuring
@@ -123,7 +123,7 @@ class Prodigy(Measuring):
         if not self.bias_correction:
             return rate
         beta1, beta2 = (float(beta) for beta in hyper["betas"][:2])
-        t = step.double().to(d.device) if isinstance(d, Tensor) else step.double()
+        t = alongside(step, d) if isinstance(d, Tensor) else step.double()
         return rate * (1 - beta2**t).sqrt() / (1 - beta1**t)
 
     def _beta3(self, hyper: dict[str, Any]) -> float:
@@ -143,4 +143,4 @@ def _number(value: Tensor) -> Any:
 def _wide(value: Any, like: Tensor) -> Any:
     if not isinstance(value, Tensor):
         return value
-    return value.to(like).reshape(-1, *(1,) * (like.ndim - 1))
+    return alongside(value, like).reshape(-1, *(1,) * (like.ndim - 1))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from metrize.linalg import alongside
 from metrize.part import choice
 from metrize.step_sizes.base import StepSize
 
@@ -52,7 +53,7 @@ class Relative(StepSize):
         parts = torch.split(points.reshape(len(points), -1), _PIECE, 1)
         norms = [torch.linalg.vector_norm(part, dim=1, dtype=wide) for part in parts]
         norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
-        return rho.to(norm) * (norm / max(1, points[0].numel()) ** 0.5).clamp(min=self.least)
+        return alongside(rho, norm) * (norm / max(1, points[0].numel()) ** 0.5).clamp(min=self.least)
 
     def _rho(self, step: Tensor, lr: float) -> Tensor:
         if self.schedule == "given" or lr == 0:

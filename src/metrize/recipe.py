@@ -207,6 +207,13 @@ def _reader_of_matrices(part: Part) -> Part | None:
     return next((reader for reader in readers if reader is not None), None)
 
 
+def as_recipe(given: Any) -> Recipe | None:
+    """A recipe as it is, and a rule as the recipe of that rule; None where it is something else."""
+    if isinstance(given, Rule):
+        return Recipe(rule=given)
+    return given if isinstance(given, Recipe) else None
+
+
 def parse_recipe(sentence: str) -> Recipe:
     """Read a recipe from ``repr(recipe)``.
 

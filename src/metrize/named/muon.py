@@ -18,7 +18,7 @@ from metrize.norms.layout import Layout
 from metrize.optim.groups import Params
 from metrize.optim.method import Method, method_of
 from metrize.optim.optimizer import Optimizer
-from metrize.recipe import Recipe, parse_recipe
+from metrize.recipe import Recipe, as_recipe, parse_recipe
 from metrize.roles import Role
 from metrize.roles.rules import DEFAULTS
 from metrize.roles.sandbox import Example
@@ -117,7 +117,7 @@ class Muon(Optimizer):
 def _others(usual: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     """A group of the rest of a model; a recipe of the user's own takes the numbers that it reads, and no others."""
     if (recipe := told.get("recipe")) is not None:
-        known = {"lr", "weight_decay", *(recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)).hyper()}
+        known = {"lr", "weight_decay", *(as_recipe(recipe) or parse_recipe(recipe)).hyper()}
         usual = {key: value for key, value in usual.items() if key in known}
     return {**usual, **told}
 

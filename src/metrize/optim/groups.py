@@ -15,7 +15,7 @@ from metrize.spaces import SpaceError, Vector
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import check_point, declared_space, naming, remind
 from metrize.step.assignment import Assignment, Assignments, as_real, assignment_of
-from metrize.step.group import name_of, trains
+from metrize.step.group import name_of, space_of, trains
 
 Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 """What every optimizer takes: a module, parameters, named parameters, or groups of any of these."""
@@ -150,6 +150,28 @@ def warn_of_idle_ranks(groups: Sequence[dict[str, Any]]) -> None:
         UserWarning,
         stacklevel=6,
     )
+
+
+def warn_of_lost_steps(group: dict[str, Any], recipe: Recipe) -> None:
+    short = [name_of(group, i) for i, p in enumerate(group["params"]) if p.dtype == torch.float16 and trains(p)]
+    if short and recipe.step_size.starts_small:
+        warnings.warn(
+            f"parameter {short[0]!r} is float16, which loses the first steps of {recipe.step_size}, so that it may "
+            "never move; train it in bfloat16, where nothing is lost, or in float32",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def warn_of_idle_decay(group: dict[str, Any], recipe: Recipe) -> None:
+    spaces = [space_of(group, i, recipe) for i in range(len(group["params"]))]
+    if float(group["weight_decay"]) and spaces and all(space.compact for space in spaces):
+        warnings.warn(
+            f"weight_decay={group['weight_decay']} does nothing here: every parameter of this group lives on a space "
+            f"such as {spaces[0]} where the norm of a point is constant",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _basis_parts(groups: Sequence[dict[str, Any]]) -> list[Part]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metrize.part import Part
 from metrize.recipe import Recipe, parse_recipe
-from metrize.spaces import SpaceError, Vector
+from metrize.spaces import Space, SpaceError, Vector
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import check_point, declared_space, naming, remind
 from metrize.step.assignment import Assignment, Assignments, as_real, assignment_of
@@ -86,22 +86,32 @@ def settle(group: dict[str, Any], recipe: Recipe) -> None:
     recorded = group.get("spaces") or (None,) * len(group["params"])
     if len(recorded) != len(group["params"]):
         raise ValueError(f"the group records {len(recorded)} spaces for {len(group['params'])} parameters")
-    spaces = []
-    for index, (parameter, known) in enumerate(zip(group["params"], recorded, strict=True)):
-        with naming(name_of(group, index)):
+    spaces: list[str | None] = []
+    checked: dict[Any, Space] = {}  # by all that a check depends on, but for the numbers of a point
+    with naming(lambda: name_of(group, len(spaces))):
+        for parameter, known in zip(group["params"], recorded, strict=True):
             declared = declared_space(parameter) or known
             if trains(parameter):
-                _agree(recipe, declared)
-                space = recipe.space or (parse_space(declared) if declared else Vector())
-                if parameter.is_complex() and space.flat:
-                    recipe.check_complex(parameter.dtype)
-                recipe.check(space, as_real(parameter).shape)
-                space.check(parameter)
-                assignment_of(recipe, space, parameter, group).check()
-                check_point(space, parameter)
+                kind = (declared, parameter.shape, parameter.dtype, parameter.device, parameter.layout)
+                if kind not in checked:
+                    checked[kind] = _checked(group, recipe, declared, parameter)
+                if not checked[kind].flat:
+                    check_point(checked[kind], parameter)
             spaces.append(declared)
     group["spaces"] = tuple(spaces)
     group["shapes"] = tuple(tuple(p.shape) for p in group["params"])
+
+
+def _checked(group: dict[str, Any], recipe: Recipe, declared: str | None, parameter: Tensor) -> Space:
+    """The space of a parameter that fits there and that the recipe can train."""
+    _agree(recipe, declared)
+    space = recipe.space or (parse_space(declared) if declared else Vector())
+    if parameter.is_complex() and space.flat:
+        recipe.check_complex(parameter.dtype)
+    recipe.check(space, as_real(parameter).shape)
+    space.check(parameter)
+    assignment_of(recipe, space, parameter, group).check()
+    return space
 
 
 def newly_declared(group: dict[str, Any]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
@@ -12,8 +13,10 @@ import torch
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PRODUCTS = (("cuda", "matmul"), ("mkldnn", "matmul"))
-_chosen: list[Callable[[], None]] = []  # how the user's precision of products is put back, for `users_precision`
+_PRODUCTS = ("cuda", "mkldnn") if hasattr(torch._C, "_get_fp32_precision_getter") else ()  # torch before 2.9 has none
+_lock = threading.Lock()
+_exact: set[int] = set()  # threads that need full products, whose precision belongs to the whole process
+_chosen: list[Callable[[], None]] = []  # how the user's precision is put back
 
 
 def isolated(function: Callable[P, R]) -> Callable[P, R]:
@@ -50,12 +53,18 @@ def neutral() -> Iterator[None]:
         yield
 
 
+def users_precision() -> contextlib.AbstractContextManager[None]:
+    """Matrix products as the user chose, for methods that are made for little precision, such as Newton-Schulz.
+
+    They stay full while other threads need that.
+    """
+    if not _exact or _exact != {threading.get_ident()}:
+        return contextlib.nullcontext()  # which torch.compile knows
+    return _as_chosen()
+
+
 @contextlib.contextmanager
-def users_precision() -> Iterator[None]:
-    """Matrix products as the user chose, for methods that are made for little precision, such as Newton-Schulz."""
-    if not _chosen:
-        yield
-        return
+def _as_chosen() -> Iterator[None]:
     _chosen[-1]()
     try:
         yield
@@ -69,6 +78,7 @@ def _disturbed() -> bool:
         or torch.get_default_dtype() != torch.float32
         or torch._C._len_torch_function_stack() > 0
         or _legacy_precision() != "highest"
+        or bool(_exact - {threading.get_ident()})  # who would put it back in the midst
     )
 
 
@@ -82,31 +92,43 @@ def _legacy_precision() -> str:
 
 @contextlib.contextmanager
 def _full_products() -> Iterator[None]:
-    legacy = _legacy_precision()
-    if legacy == "highest":
+    me = threading.get_ident()
+    if me in _exact or (not _exact and _legacy_precision() == "highest"):
         yield
         return
-    each = [(*place, torch._C._get_fp32_precision_getter(*place)) for place in _PRODUCTS]
+    with _lock:
+        if not _exact:
+            _chosen.append(_restoring())
+        _exact.add(me)
+        _set_full()
+    try:
+        yield
+    finally:
+        with _lock:
+            _exact.remove(me)
+            if not _exact:  # the last one switches it off
+                _chosen.pop()()
+
+
+def _restoring() -> Callable[[], None]:
+    legacy, each = _legacy_precision(), [_own_precision(backend) for backend in _PRODUCTS]
 
     def restore() -> None:
         if legacy != "mixed":
             torch.set_float32_matmul_precision(legacy)
-            return
-        for kept in each:
-            torch._C._set_fp32_precision_setter(*kept)
+        for backend, precision in zip(_PRODUCTS, each, strict=True):
+            torch._C._set_fp32_precision_setter(backend, "matmul", precision)
 
-    _chosen.append(restore)
-    _set_full()
-    try:
-        yield
-    finally:
-        _chosen.pop()
-        restore()
+    return restore
+
+
+def _own_precision(backend: str) -> str:
+    """What is set for products of a backend; ``"none"`` where they follow the backend, or torch as a whole."""
+    chosen, general = (torch._C._get_fp32_precision_getter(backend, of) for of in ("matmul", "all"))
+    return "none" if chosen == general else chosen
 
 
 def _set_full() -> None:
-    if _legacy_precision() == "mixed":
-        for place in _PRODUCTS:
-            torch._C._set_fp32_precision_setter(*place, "ieee")
-    else:
-        torch.set_float32_matmul_precision("highest")
+    for backend in _PRODUCTS:
+        torch._C._set_fp32_precision_setter(backend, "matmul", "ieee")
+    torch.set_float32_matmul_precision("highest")

@@ -17,7 +17,10 @@ from torch.nn.utils import parametrizations, parametrize
 from metrize.ambient import isolated
 from metrize.spaces.base import Space, SpaceError
 from metrize.spaces.declare import constrain, naming, spaces_of
+from metrize.spaces.hyperbolic import Hyperbolic
+from metrize.spaces.lorentz import Lorentz
 from metrize.spaces.orthogonal import Orthogonal
+from metrize.spaces.poincare import PoincareBall
 from metrize.spaces.sphere import Sphere
 from metrize.spaces.stiefel import Stiefel
 from metrize.spaces.vector import Vector
@@ -98,8 +101,9 @@ def to_parametrization(model: nn.Module, name: str | None = None, orthogonal_map
 def from_geoopt(model: nn.Module, name: str | None = None) -> nn.Module:
     """Make plain constrained weights of geoopt's manifold parameters.
 
-    Its Stiefel manifolds become `Stiefel` (`Orthogonal` if square), its spheres `Sphere` along the last axis, and its
-    Euclidean space no constraint. Of its metrics on Stiefel only the canonical one exists here.
+    Its Stiefel manifolds become `Stiefel` (`Orthogonal` if square), its spheres `Sphere` along the last axis, its
+    `PoincareBall(c)` one of curvature -c, its `Lorentz(k)` one of curvature -1/k, and its Euclidean space no
+    constraint. Of its metrics on Stiefel only the canonical one exists here.
 
     Args:
         model: a module with manifold parameters at any depth.
@@ -131,7 +135,7 @@ def to_geoopt(model: nn.Module, name: str | None = None) -> nn.Module:
     """Make geoopt's manifold parameters of constrained weights.
 
     `Stiefel` and `Orthogonal` become its canonical Stiefel manifold, `Sphere` of radius 1 along the last axis its
-    sphere, and `Vector` its Euclidean space.
+    sphere, hyperbolic spaces along the last axis those of the same curvature, and `Vector` its Euclidean space.
 
     Args:
         model: a module with constrained weights at any depth.
@@ -185,6 +189,10 @@ def _of_manifold(geoopt: Any, parameter: Any, value: Tensor) -> Space:
         return _by_shape(value)
     if isinstance(manifold, geoopt.Sphere) and manifold.projector is None:
         return Sphere(axis=-1)
+    if isinstance(manifold, geoopt.PoincareBall):
+        return PoincareBall(curvature=-float(manifold.c))
+    if isinstance(manifold, geoopt.Lorentz):
+        return Lorentz(curvature=-1 / float(manifold.k))
     if isinstance(manifold, geoopt.Euclidean):
         return Vector()
     raise SpaceError(f"on geoopt's {manifold}, which has no counterpart here; take it out of the model first")
@@ -196,11 +204,14 @@ def _manifold_of(geoopt: Any, space: Space, weight: Tensor) -> Any:
         return geoopt.CanonicalStiefel()
     if isinstance(space, Sphere) and space.radius == 1 and space._dims(weight.ndim) == (weight.ndim - 1,):
         return geoopt.Sphere()
+    if isinstance(space, Hyperbolic) and space.axis % weight.ndim == weight.ndim - 1:
+        k = -space.curvature
+        return geoopt.PoincareBall(c=k) if isinstance(space, PoincareBall) else geoopt.Lorentz(k=1 / k)
     if space.flat:
         return geoopt.Euclidean()
     raise SpaceError(
         f"geoopt has no counterpart of {space} for shape {tuple(weight.shape)}: it knows orthonormal columns of whole "
-        "matrices, and unit vectors along the last axis"
+        "matrices, and unit vectors and hyperbolic points along the last axis"
     )
 
 

@@ -58,9 +58,7 @@ def optimizer_of(entry: dict[str, Any], model: nn.Module) -> metrize.Optimizer:
     }
     if entry["method"] == "Optimizer":
         return metrize.Optimizer(model, options.pop("recipe"), **options)
-    # which reads a module's roles since these were written, and went by the names of the parameters before
-    params = list(model.named_parameters()) if entry["method"] == "AdamMini" else model
-    return metrize.catalogue()[entry["method"]](params, **options)
+    return metrize.catalogue()[entry["method"]](model, **options)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, start: int, stop: int) -> None:

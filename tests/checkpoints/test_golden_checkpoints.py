@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from golden_runs import END, FOLDER, SAVED_AT, Net, machine, model_of, optimizer_of, read, train, weights
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 import metrize
@@ -21,6 +21,8 @@ TOLERANCE: dict[tuple[str, str], float] = {
     ("Shampoo", "0 free float32"): 2e-2,
     ("Shampoo", "0 free bfloat16"): 4e-2,
     ("DistributedShampoo", "0 free float32"): 1e-6,
+    # steps of more than half a radian are polished at once
+    ("CAME", "0 Stiefel() float32"): 1e-6,
     # what bfloat16 rounds off is kept since then
     ("Prodigy", "0 free bfloat16"): 1e-2,
     ("FreeMuon", "0 free bfloat16"): 1e-2,
@@ -54,6 +56,55 @@ def test_kept_checkpoints_go_on(file: Path) -> None:
         train(model, optimizer, SAVED_AT, END)
         allowed = TOLERANCE.get((file.name.partition(".")[0], name), 0.0)
         check(f"{file.name}, {name}", weights(model), entry["after"], content["machine"], allowed)
+
+
+ADAM_MINI = read(FOLDER / "AdamMini.pt.xz")["entries"]
+
+
+@pytest.mark.parametrize("name", ADAM_MINI)
+def test_blocks_that_went_by_names_go_on_however_parameters_are_handed_over(name: str) -> None:
+    """And once more from what is saved then."""
+    entry = ADAM_MINI[name]
+    ends = []
+    for params in (lambda model: model, lambda model: list(model.named_parameters())):
+        model, saved = model_of(entry), entry["optimizer"]
+        model.load_state_dict(entry["model"])
+        for _ in range(2):
+            optimizer = metrize.AdamMini(params(model))
+            optimizer.load_state_dict(copy.deepcopy(saved))
+            saved = optimizer.state_dict()
+        assert [group["recipe"] for group in optimizer.param_groups] == [
+            group["recipe"] for group in entry["optimizer"]["param_groups"]
+        ]
+        train(model, optimizer, SAVED_AT, END)
+        ends.append(weights(model))
+    for key, value in ends[0].items():
+        assert torch.equal(value, ends[1][key])
+
+
+def test_other_blocks_than_those_of_names_are_refused_and_nothing_is_changed() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 2))
+    written = metrize.AdamMini(model, blocks={"?.weight": metrize.Blocks("rows", 2)})
+    train(model, written, 0, 1)
+    optimizer = metrize.AdamMini(model)
+    before = [dict(group) for group in optimizer.param_groups]
+    with pytest.raises(ValueError, match=r"'0.weight'"):
+        optimizer.load_state_dict(written.state_dict())
+    assert [group["params"] for group in optimizer.param_groups] == [group["params"] for group in before]
+    assert [group["recipe"] for group in optimizer.param_groups] == [group["recipe"] for group in before]
+    metrize.AdamMini(model, blocks={"?.weight": metrize.Blocks("rows", 2)}).load_state_dict(written.state_dict())
+
+
+def test_numbers_for_names_were_no_reason_for_rows() -> None:
+    """In the first version."""
+    matrices = nn.ParameterList([torch.ones(3, 2), torch.ones(3, 2)])
+    names = [(f"{i}", p) for i, p in enumerate(matrices)]
+    written = metrize.AdamMini(names, blocks={"*": metrize.Blocks("tensor")})
+    train(matrices, written, 0, 2)
+    for params in (names, matrices):
+        optimizer = metrize.AdamMini(params)
+        optimizer.load_state_dict(written.state_dict())
+        assert all("tensor" in group["recipe"] for group in optimizer.param_groups)
 
 
 def test_the_kept_files_are_all_there_and_small() -> None:

@@ -19,8 +19,10 @@ from metrize import (
     Factored,
     Grassmann,
     Identity,
+    Lorentz,
     Orthogonal,
     Outer,
+    PoincareBall,
     Product,
     Quantized,
     RandomProjection,
@@ -62,6 +64,8 @@ SPACES: tuple[Space, ...] = (
     SymplecticStiefel(),
     SymplecticStiefel(form="full"),
     SymplecticGrassmann(),
+    Lorentz(),
+    PoincareBall(),
 )
 FRAMES: tuple[Frame, ...] = (
     Identity(),
@@ -109,6 +113,11 @@ RULES: tuple[Rule, ...] = (
     rules.HFac(),
     rules.Shampoo(),
     rules.Lion(),
+    rules.Cautious(),
+    rules.Mars(),
+    rules.Centralized(),
+    rules.GradientLimited(),
+    rules.UpdateLimited(),
     *map(rules.Steepest, NORMS),
 )
 STEP_SIZES: tuple[StepSize, ...] = (

@@ -22,6 +22,7 @@ NEEDED = {
     "SymplecticGrassmann": {"form": "full"},
 }
 FOREIGN = (
+    np.float64(-0.5),
     *(np.float64(0.5), np.float32(2.0), np.int64(3), np.int8(1), np.bool_(True), np.array(2), np.float64("inf")),
     *(torch.tensor(0.25), torch.tensor(4), torch.tensor(True), torch.tensor(-math.inf)),
     torch.tensor(1.5, dtype=torch.bfloat16, requires_grad=True),

@@ -11,9 +11,13 @@ from cases import assert_same_run, backward, build
 from torch import nn
 
 import metrize
+from metrize import rules
+from metrize.moments import Averages, Slot
+from metrize.rules import Metric
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of dynamo, about what it does not trace
 
+RULES = [rules.Lion(), rules.Steepest(), rules.AdaGrad(), rules.Momentum()]  # that read no count on the host
 QUICK, SLOW = ["AdamW"], ["SGD", "Muon", "SOAP", "SMMF", "Adam8bit", "Stiefel"]
 
 
@@ -112,3 +116,28 @@ def test_inductor(method: str) -> None:
         twin.step()
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_a_rule_by_entry_is_one_graph_compiled_once(rule: rules.Rule) -> None:
+    hyper, shape = rule.hyper(), (1, 16, 16)
+    slots = {
+        name: Slot(name, kind, torch.Size(shape[1:]), torch.float32, metrize.Vector().points)
+        for name, kind in rule.averages(hyper).items()
+    }
+    state = {name: torch.rand(shape) for name in slots} | {"step": torch.tensor([3.0])}
+    metric = Metric(metrize.Vector().sq_norm, 1)
+
+    def direction(grad: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Tensor:
+        return rule.direction(grad, Averages(metrize.Dense(), state, slots), hyper, metric)
+
+    found = torch._dynamo.explain(direction)(torch.randn(shape), state)
+    assert found.graph_count == 1, found.break_reasons
+    torch.compiler.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(direction, backend=counter)
+    for step in range(1, 5):
+        state["step"].fill_(float(step))
+        compiled(torch.randn(shape), state)
+    assert counter.frame_count == 1

@@ -28,6 +28,7 @@ TOLD: dict[str, Any] = {
     "step_size": step_sizes.Decaying(power=0.25),
     "decay": "independent",
     "rounding": Stochastic(),
+    "around": rules.Cautious(),
     "norm": norms.RMS(),
     "blocks": {"*head*": Blocks("tensor")},
     "rest": {"lr": 0.125},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 import metrize
 from metrize import Stiefel
+from metrize.ambient import neutral, users_precision
 
 PRODUCTS = {
     torch.matmul,
@@ -79,14 +81,23 @@ def rough_products(precision: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def per_backend() -> Iterator[None]:
-    """The newer way to say the same, of which `get_float32_matmul_precision` knows nothing."""
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
+def setting(place: Any, name: str, value: Any) -> Iterator[None]:
+    """The newer ways to say the same, of which `get_float32_matmul_precision` knows nothing."""
+    before = getattr(place, name)
+    setattr(place, name, value)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        setattr(place, name, before)
+
+
+@contextlib.contextmanager
+def default_device() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
 
 
 SURROUNDINGS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = {
@@ -99,7 +110,10 @@ SURROUNDINGS: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = 
     "deterministic": deterministic,
     "high": lambda: rough_products("high"),
     "medium": lambda: rough_products("medium"),
-    "tf32 of one backend": per_backend,
+    "tf32 of one backend": lambda: setting(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "bf16 of the host": lambda: setting(torch.backends.mkldnn, "fp32_precision", "bf16"),
+    "default device": default_device,
+    "inference": torch.inference_mode,
 }
 EACH = pytest.mark.parametrize("around", SURROUNDINGS)
 _NEWTON_SCHULZ = ("Muon", "COAPMuon", "FreeMuon", "Scion")  # are made for products of little precision
@@ -214,6 +228,62 @@ def test_the_surroundings_are_as_they_were() -> None:
         assert torch.get_float32_matmul_precision() == "medium"
         assert torch.is_autocast_enabled("cpu")
         assert torch.get_default_dtype() == torch.float64
+
+
+def _precisions() -> list[str]:
+    b = torch.backends
+    places: list[Any] = [b, b.mkldnn, b.cuda.matmul, b.mkldnn.matmul]
+    return [place.fp32_precision for place in places]
+
+
+@pytest.fixture
+def _precisions_of_torch() -> Iterator[None]:
+    before = _precisions()
+    yield
+    torch.set_float32_matmul_precision("highest")
+    b = torch.backends
+    for place, precision in zip((b, b.mkldnn, b.cuda.matmul, b.mkldnn.matmul), before, strict=True):
+        place.fp32_precision = precision  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("_precisions_of_torch")
+def test_every_way_to_set_a_precision_is_put_back() -> None:
+    set_up: list[Callable[[], Any]] = [
+        lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+        lambda: torch.set_float32_matmul_precision("medium"),
+        lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "none"),
+        lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+    ]
+    for choose in set_up:
+        choose()
+        before = _precisions()
+        with contextlib.suppress(ZeroDivisionError), neutral():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert set(_precisions()[2:]) == {"ieee"}
+            raise ZeroDivisionError
+        assert _precisions() == before
+
+
+def test_threads_that_step_together_put_the_precision_back() -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with neutral():
+            inside.set()
+            leave.wait(10)
+
+    with rough_products("high"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        inside.wait(10)
+        with neutral():
+            leave.set()
+            thread.join()
+            with users_precision():
+                assert torch.get_float32_matmul_precision() == "high"
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
 
 
 def test_a_closure_keeps_the_users_surroundings() -> None:

@@ -80,6 +80,39 @@ def test_also_where_the_rate_is_zero_and_weights_have_16_bits(name: str) -> None
     check(named(metrize.catalogue()[name]), dtype=torch.bfloat16)
 
 
+@pytest.mark.parametrize("name", metrize.catalogue())
+def test_weights_whose_decay_cannot_be_squared(name: str) -> None:
+    """As a part of the gradient it makes no NaN either, from the first step or once the weights were written to."""
+    for steps_before in (0, 2):
+        p = nn.Parameter(draw(0, (8, 4)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer = metrize.catalogue()[name]([p], weight_decay=0.1, decay="l2")
+            for step in range(steps_before + 1):
+                if step == steps_before:
+                    with torch.no_grad():
+                        p.fill_(1e20)
+                p.grad = draw(step + 1, p.shape)
+                optimizer.step()
+        assert all(bool(torch.isfinite(t).all()) for t in tensors([p], optimizer))
+        squares = not isinstance(optimizer, metrize.SGD | metrize.SignSGD | metrize.Signum | metrize.Lion)
+        assert optimizer.param_groups[0]["skipped_steps"] == squares
+        assert torch.equal(p, torch.full((8, 4), 1e20)) or not squares
+
+
+def test_a_decay_that_is_too_large_is_told_by_name() -> None:
+    p = nn.Parameter(torch.full((3,), 1e20))
+    optimizer = metrize.Adam([("w", p)], weight_decay=0.1)
+    handle = metrize.InBackward(optimizer)
+    with pytest.warns(RuntimeWarning, match=r"the weight decay of 'w' is too large: .* \(entries up to 9e\+16"):
+        p.sum().backward()
+    handle.remove()
+    p.grad = torch.ones(3)
+    with pytest.warns(RuntimeWarning, match="the weight decay of 'w' is too large"):
+        optimizer.step()
+    assert optimizer.param_groups[0]["skipped_steps"] == 2
+
+
 @pytest.mark.parametrize("moments", MOMENTS, ids=str)
 def test_every_storage(moments: metrize.moments.base.Moments) -> None:
     for rule in RULES:

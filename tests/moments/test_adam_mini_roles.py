@@ -97,3 +97,11 @@ def test_numbers_for_names_are_no_names() -> None:
     bare = metrize.AdamMini([nn.Parameter(torch.ones(shape)) for shape in shapes])
     bare.init_state()
     assert metrize.predict(shapes, metrize.AdamMini).state == metrize.state_bytes(bare)
+
+
+@pytest.mark.parametrize("option", [{"head_dim": 4}, {"blocks": {"*": Blocks("tensor")}}], ids=str)
+def test_what_goes_by_names_is_refused_without_them(option: dict[str, Any]) -> None:
+    p = nn.Parameter(torch.ones(8, 4))
+    for make in (lambda: metrize.AdamMini([p], **option), lambda: metrize.AdamMini([{"params": [p], **option}])):
+        with pytest.raises(TypeError, match=f"{next(iter(option))}=.* names of parameters"):
+            make()

@@ -2,8 +2,20 @@
 
 import torch
 
-from metrize import Grassmann, Orthogonal, Product, Sphere, Stiefel, SymplecticGrassmann, SymplecticStiefel, Vector
+from metrize import (
+    Grassmann,
+    Lorentz,
+    Orthogonal,
+    PoincareBall,
+    Product,
+    Sphere,
+    Stiefel,
+    SymplecticGrassmann,
+    SymplecticStiefel,
+    Vector,
+)
 from metrize.linalg.symplectic import adjoint
+from metrize.spaces.orthonormal import Orthonormal
 from metrize.spaces.symplectic import Symplectic
 
 CASES = {
@@ -39,6 +51,13 @@ CASES = {
     "symplectic full lift": (SymplecticStiefel(form="full", coordinates="lift"), (8, 4)),
     "symplectic grassmann full": (SymplecticGrassmann(form="full"), (8, 4)),
     "symplectic grassmann full lift": (SymplecticGrassmann(form="full", coordinates="lift"), (2, 8, 2)),
+    "lorentz": (Lorentz(), (5,)),
+    "lorentz rows": (Lorentz(curvature=-2.0), (4, 3)),
+    "lorentz columns transported": (Lorentz(curvature=-0.5, axis=0, section="transported"), (4, 3)),
+    "ball": (PoincareBall(), (4,)),
+    "ball rows": (PoincareBall(curvature=-2.0), (2, 3, 2)),
+    "ball columns transported": (PoincareBall(curvature=-0.5, axis=0, section="transported"), (4, 3)),
+    "product with a plane": (Product(Stiefel(), 5, PoincareBall()), (9, 2)),
     "vector": (Vector(), (4, 3)),
 }
 
@@ -58,6 +77,18 @@ def random_point(space, shape, seed=0, dtype=torch.float64):
 def full(space):
     """Whether a space holds every symplectic matrix, and so is neither compact nor a Riemannian homogeneous one."""
     return isinstance(space, Symplectic) and space.form == "full"
+
+
+def orthonormal(space):
+    """Whether points are matrices with orthonormal columns, of any kind, or vectors of one length."""
+    return isinstance(space, Orthonormal | Sphere | Symplectic)
+
+
+def unbounded(space):
+    """Whether a factor has no bounds, as a vector space has none."""
+    if isinstance(space, Product):
+        return unbounded(space.first) or unbounded(space.rest)
+    return full(space) or not orthonormal(space)
 
 
 def some_point(space, shape, seed=0):
@@ -132,7 +163,7 @@ def retracting(space, retraction):
     """The same space with another retraction."""
     if isinstance(space, Product):
         return space.replace(first=retracting(space.first, retraction), rest=retracting(space.rest, retraction))
-    return space if space.flat or isinstance(space, Symplectic) else space.replace(retraction=retraction)
+    return space.replace(retraction=retraction) if isinstance(space, Orthonormal | Sphere) else space
 
 
 def exponential(space, y, tangent):

@@ -261,10 +261,30 @@ def test_ties_are_kept_with_geoopt(geoopt):
     assert metrize.spaces_of(model) == {}
 
 
+@pytest.mark.parametrize(("kind", "option"), [("PoincareBall", {"c": 0.5}), ("Lorentz", {"k": 2.0})])
+def test_hyperbolic_space_there_and_back(geoopt, kind, option):
+    manifold = getattr(geoopt, kind)(**option)
+    value = manifold.projx(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)) / 2)
+    model = nn.Module()
+    model.table = geoopt.ManifoldParameter(value, manifold)
+    metrize.from_geoopt(model)
+    (space,) = metrize.spaces_of(model).values()
+    assert type(space).__name__ == kind
+    assert space.curvature == pytest.approx(-0.5)
+    torch.testing.assert_close(model.table.detach(), value.as_subclass(torch.Tensor))
+    y, z = model.table.detach()[:2]
+    theirs = manifold.dist(value[0], value[1]).as_subclass(torch.Tensor)
+    torch.testing.assert_close(space.dist(y, z), theirs.detach(), rtol=1e-3, atol=1e-4)
+    before = model.table.detach().clone()
+    metrize.to_geoopt(model)
+    assert type(model.table.manifold).__name__ == kind
+    assert torch.equal(model.table.detach().as_subclass(torch.Tensor), before)
+
+
 def test_what_geoopt_has_and_we_have_not_is_refused(geoopt):
     for manifold, value in [
         (geoopt.BirkhoffPolytope(), torch.full((3, 3), 1 / 3)),
-        (geoopt.PoincareBall(), torch.zeros(3)),
+        (geoopt.Stereographic(), torch.zeros(3)),
         (geoopt.Sphere(intersection=torch.eye(4, 2)), torch.eye(4)[0]),
     ]:
         model = manifold_net(geoopt)
@@ -282,6 +302,7 @@ def test_what_geoopt_has_and_we_have_not_is_refused(geoopt):
         (Stiefel(blocks=3), (2, 9)),
         (Sphere(axis=0), (5, 5)),
         (Sphere(), (5, 9)),
+        (metrize.PoincareBall(axis=0), (5, 9)),
     ],
     ids=str,
 )

@@ -64,6 +64,9 @@ SPACES = [
     "Orthogonal()",
     "Sphere()",
     "SymplecticStiefel()",
+    "Lorentz()",
+    "Lorentz(section='transported')",
+    "PoincareBall()",
 ]
 
 

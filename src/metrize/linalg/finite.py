@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,15 +14,19 @@ _HEADROOM = 22  # bits: for sums over a tensor and over steps, and for divisions
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether no tensor holds a NaN or an infinity."""
-    return _bounded(tensors, math.inf)
+    return _bounded(tensors, lambda dtype: math.inf)
 
 
-def all_usable(tensors: Sequence[Tensor]) -> bool:
+def all_usable(tensors: Sequence[Tensor], factor: float = 1.0) -> bool:
     """Whether no gradient holds a NaN, or a number whose square is too large to be summed up (`largest_usable`).
 
     Entry by entry, so that the answer does not depend on how a tensor is cut.
+
+    Args:
+        tensors: of any dtype.
+        factor: by which they are multiplied first.
     """
-    return _bounded(tensors, None)
+    return _bounded(tensors, lambda dtype: largest_usable(dtype) / factor)
 
 
 @functools.lru_cache
@@ -32,21 +36,21 @@ def largest_usable(dtype: torch.dtype) -> float:
     return 2.0 ** ((math.frexp(torch.finfo(wide).max)[1] - _HEADROOM) // 2)
 
 
-def fault_of(tensor: Tensor) -> str:
-    """What is wrong with a gradient that is not usable, as a clause."""
+def fault_of(tensor: Tensor, factor: float = 1.0) -> str:
+    """What is wrong with a gradient that is not usable, as a clause; `factor` as of `all_usable`."""
     if not all_finite([tensor]):
         return "is not finite"
     kind = "float64" if tensor.dtype in (torch.float64, torch.complex128) else "float32"
-    limit = largest_usable(tensor.dtype)
+    limit = largest_usable(tensor.dtype) / factor
     return f"is too large: sums of its squares overflow {kind} (entries up to {limit:.2g} are taken)"
 
 
-def _bounded(tensors: Sequence[Tensor], bound: float | None) -> bool:
+def _bounded(tensors: Sequence[Tensor], bound: Callable[[torch.dtype], float]) -> bool:
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         if tensor.numel() and tensor.device.type != "meta":
             alike.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-    return all(_quiet(each, bound or largest_usable(dtype)) for (_, dtype), each in alike.items())
+    return all(_quiet(each, bound(dtype)) for (_, dtype), each in alike.items())
 
 
 def _quiet(tensors: list[Tensor], limit: float) -> bool:

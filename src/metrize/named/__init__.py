@@ -16,7 +16,9 @@ from metrize.named.compositions import COAPMuon, FreeMuon, GrassmannSOAP, SOAP8b
 from metrize.named.fadam import FAdam
 from metrize.named.flora import Flora
 from metrize.named.galore import GaLore
+from metrize.named.grams import Grams
 from metrize.named.hfac import HFac
+from metrize.named.mars import MARS
 from metrize.named.modular import ModularNorm
 from metrize.named.muon import Muon
 from metrize.named.nadam import NAdam
@@ -35,6 +37,7 @@ __all__ = [
     "APOLLO",
     "CAME",
     "COAP",
+    "MARS",
     "SGD",
     "SM3",
     "SMMF",
@@ -55,6 +58,7 @@ __all__ = [
     "Flora",
     "FreeMuon",
     "GaLore",
+    "Grams",
     "GrassmannSOAP",
     "HFac",
     "Lion",
@@ -107,6 +111,8 @@ _CATALOGUE: tuple[type[Optimizer], ...] = (
     SOAP8bit,
     COAPMuon,
     FreeMuon,
+    Grams,
+    MARS,
 )
 
 

@@ -6,15 +6,17 @@ import fnmatch
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from metrize import rules
 from metrize.moments import Blocks, Dense, Moments, Split
+from metrize.optim.checkpoint import read_groups
 from metrize.optim.groups import Params, named_members
 from metrize.optim.optimizer import Optimizer
-from metrize.recipe import Recipe
+from metrize.recipe import Recipe, parse_recipe
+from metrize.resume import SavedGroup
 from metrize.roles import Role, infer
 from metrize.roles.role import VECTORS
 from metrize.roles.sandbox import Example
@@ -79,6 +81,7 @@ class AdamMini(Optimizer):
 
     Raises:
         SpaceError: a parameter that is off its declared space, by name.
+        TypeError: ``head_dim`` or ``blocks`` for parameters without names.
         ValueError: a number out of range, or rows that cannot be cut into the blocks.
     """
 
@@ -104,9 +107,43 @@ class AdamMini(Optimizer):
             return self.recipe(blocks, first_moment)
 
         default = recipe(Blocks("rows"))
-        divide = functools.partial(_divided, reader=reader, recipe_of=recipe)
+        by_name = {"head_dim": head_dim, "blocks": blocks}
+        divide = functools.partial(_divided, reader=reader, recipe_of=recipe, by_name=by_name)
         numbers: dict[str, Any] = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, default, lr=lr, divide=divide, **numbers, **options)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As of any optimizer; blocks that went by names, as in the first version, go on as they are in the checkpoint.
+
+        Raises:
+            ValueError: as of any optimizer.
+        """
+        own = self.param_groups
+        self.param_groups = self._grouped_by_names(read_groups(self, state_dict)) or own
+        try:
+            super().load_state_dict(state_dict)
+        except Exception:
+            self.param_groups = own
+            raise
+
+    def _grouped_by_names(self, saved: list[SavedGroup]) -> list[dict[str, Any]] | None:
+        """The parameters in the groups of a checkpoint, where names explain what is another block there than here."""
+        place = {n: (group, i) for group in self.param_groups for i, n in enumerate(group.get("param_names", ()))}
+
+        def at(name: str) -> Recipe:
+            return parse_recipe(place[name][0]["recipe"])
+
+        def p(name: str) -> Tensor:
+            group, index = place[name]
+            return cast("Tensor", group["params"][index])
+
+        if sorted(place) != sorted(name for group in saved for name in group.names or ()):
+            return None
+        told = _Names(self._arguments.get("head_dim"), self._arguments.get("blocks") or {})
+        others = [(group.recipe, name) for group in saved for name in group.names or () if group.recipe != at(name)]
+        if not others or any(recipe != _with_blocks(at(name), told.before(name, p(name))) for recipe, name in others):
+            return None
+        return [_gathered(group, [place[name] for name in group.names]) for group in saved if group.names]
 
     @staticmethod
     def recipe(blocks: Blocks = Blocks("rows"), first_moment: Moments = Dense()) -> Recipe:
@@ -132,6 +169,10 @@ class _Names:
             self.unread.append(name)
         return blocks or Blocks("tensor"), spared
 
+    def before(self, name: str, p: Tensor) -> Blocks:
+        """As in the first version, to which a number was a name like any other."""
+        return Blocks("tensor") if name.isdigit() and not self.told_for(name) else self(name, p)[0]
+
     def told_for(self, name: str) -> Blocks | None:
         """What the user told."""
         return next((blocks for pattern, blocks in self.told.items() if fnmatch.fnmatchcase(name, pattern)), None)
@@ -153,10 +194,18 @@ class _Roles:
         return blocks or _blocks_of(role), role.kind in VECTORS
 
 
-def _divided(params: Any, reader: Callable[[Any], Told], recipe_of: Callable[[Blocks], Recipe]) -> Any:
+def _divided(
+    params: Any, reader: Callable[[Any], Told], recipe_of: Callable[[Blocks], Recipe], by_name: Mapping[str, Any]
+) -> Any:
     """Groups of equal recipe and decay, where there is a module or there are names."""
     entries = named_members(params)
     if not entries or not isinstance(entries[0], tuple):
+        for option, value in by_name.items() if entries else ():
+            if value:
+                raise TypeError(
+                    f"{option}={value!r} goes by the names of parameters, and these have none; hand over the module, "
+                    "or model.named_parameters()"
+                )
         return entries
     told: Any = reader(params)
     parts: dict[tuple[Recipe, bool], list[tuple[str, Tensor]]] = {}
@@ -168,6 +217,20 @@ def _divided(params: Any, reader: Callable[[Any], Told], recipe_of: Callable[[Bl
         {"recipe": recipe, **({"weight_decay": 0.0} if spared else {}), "params": members}
         for (recipe, spared), members in parts.items()
     ]
+
+
+def _with_blocks(recipe: Recipe, blocks: Blocks) -> Recipe:
+    moments = recipe.moments
+    return recipe.replace(moments=moments.replace(square=blocks)) if isinstance(moments, Split) else recipe
+
+
+def _gathered(saved: SavedGroup, places: list[tuple[dict[str, Any], int]]) -> dict[str, Any]:
+    """A group of these members of groups, with the recipe of a saved one."""
+    members = {
+        key: [group[key][index] for group, index in places] for key in ("params", "param_names", "spaces", "shapes")
+    }
+    records = {key: tuple(members[key]) for key in ("spaces", "shapes")}
+    return {**places[0][0], **members, **records, "recipe": repr(saved.recipe)}
 
 
 def _warn_of_unread(names: list[str]) -> None:

@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from metrize.ambient import isolated
-from metrize.linalg import all_usable, fault_of, is_sharded
+from metrize.linalg import is_sharded
 from metrize.optim.optimizer import Optimizer
 from metrize.recipe import parse_recipe
 from metrize.step.bucket import Bucket
 from metrize.step.group import name_of
+from metrize.step.guard import fault
 
 
 class InBackward:
@@ -88,11 +89,11 @@ class InBackward:
 
     def _step(self, bucket: Bucket, member: int) -> None:
         bucket.gather([member])
-        if bucket.group["skip_nonfinite"] and not all_usable(bucket.gradients):
+        found = fault(*bucket.places[member], bucket.params[member].grad) if bucket.group["skip_nonfinite"] else None
+        if found:
             self.optimizer.param_groups[0]["skipped_steps"] += 1
             warnings.warn(
-                f"the gradient of {bucket.name(member)!r} {fault_of(bucket.gradients[0])}: the step of this parameter "
-                'was skipped (counted in param_groups[0]["skipped_steps"])',
+                f'{found}: the step of this parameter was skipped (counted in param_groups[0]["skipped_steps"])',
                 RuntimeWarning,
                 stacklevel=5,
             )

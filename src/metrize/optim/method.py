@@ -14,10 +14,10 @@ from metrize.arguments import SYNONYMS, arguments_of, flag, foreign, given, know
 from metrize.optim.groups import entries_of, named_members
 from metrize.part import Part, parse
 from metrize.recipe import Recipe, as_recipe
-from metrize.rules import Rule
+from metrize.rules import Around, Rule
 from metrize.spaces.base import parse_space
 
-SLOTS = ("space", "frame", "moments", "step_size", "decay", "rounding")
+SLOTS = ("space", "frame", "moments", "step_size", "decay", "rounding", "around")
 """What every optimizer takes by keyword, over that of its recipes."""
 
 _KEYS = ("lr", "weight_decay", "maximize", "skip_nonfinite")
@@ -155,6 +155,20 @@ def slots_of(given: Mapping[str, Any]) -> dict[str, Any]:
     return {slot: _read(slot, value) for slot, value in told.items()}
 
 
+def filled(recipe: Recipe, slots: Mapping[str, Any]) -> Recipe:
+    """A recipe with some slots given: what is ``around`` goes around its rule.
+
+    Raises:
+        TypeError: something that does not belong in its slot.
+    """
+    around, others = slots.get("around"), {slot: part for slot, part in slots.items() if slot != "around"}
+    if around is None:
+        return recipe.replace(**others)
+    if not isinstance(around, Around):
+        raise TypeError(f"around={around!r}: give a rule that goes around another, such as rules.Cautious()")
+    return recipe.replace(**others, rule=around.over(recipe.rule))
+
+
 def groups_of(optimizer: Called, group: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The groups that one of the user's becomes, checked and ready for torch.
 
@@ -219,7 +233,7 @@ def _replaced(optimizer: Called, named: type[Called] | None, group: dict[str, An
 
 def _complete(optimizer: Called, method: Method, part: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
     """A part with all that its group and the method say."""
-    recipe = part.get("recipe", method.recipe).replace(**{**optimizer.method.slots, **method.slots})
+    recipe = filled(part.get("recipe", method.recipe), {**optimizer.method.slots, **method.slots})
     recipe = _in_norm(recipe, group)
     spared = {key: value for key, value in recipe.hyper().items() if key not in optimizer.defaults}
     rest = {key: value for key, value in group.items() if key not in _OF_NORM}

@@ -17,7 +17,7 @@ from metrize.ambient import isolated
 from metrize.arguments import arguments_of, unknown
 from metrize.decay import Decay
 from metrize.frames import Frame
-from metrize.linalg import all_usable, fault_of, held, is_sharded
+from metrize.linalg import held, is_sharded
 from metrize.moments import Moments
 from metrize.optim import checkpoint, summary
 from metrize.optim.groups import (
@@ -37,6 +37,7 @@ from metrize.optim.method import (
     Method,
     Nothing,
     checked,
+    filled,
     groups_of,
     method_of,
     slots_of,
@@ -45,6 +46,7 @@ from metrize.optim.method import (
 from metrize.part import Part, Spec
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Rounding
+from metrize.rules import Around
 from metrize.spaces import Space, SpaceError, declare
 from metrize.spaces.declare import declared_space
 from metrize.step.assembly import alike_groups, assemble
@@ -52,6 +54,7 @@ from metrize.step.assignment import assign
 from metrize.step.bucket import Bucket
 from metrize.step.exchange import Exchange, reduce_statistics
 from metrize.step.group import name_of, trains
+from metrize.step.guard import Versions, fault, usable, versions
 from metrize.step_sizes import StepSize
 
 
@@ -84,6 +87,7 @@ class Optimizer(Called, torch.optim.Optimizer):
         skip_nonfinite: a step in which any gradient holds a NaN or an infinity leaves parameters, averages and counts
             untouched, and is counted in ``param_groups[0]["skipped_steps"]``.
         space, frame, moments, step_size, decay, rounding: over that of all recipes; see `Recipe`.
+        around: goes around the rule of every recipe, such as ``rules.Cautious()``; see `metrize.rules.Around`.
         divide: makes groups of a module or of a list of parameters, each with its own recipe and numbers.
         hyper: the numbers of the rule, such as ``betas`` and ``eps``.
 
@@ -97,6 +101,7 @@ class Optimizer(Called, torch.optim.Optimizer):
     _exchange = Exchange()
     _signature: list[Any] | None = None
     _measures = False
+    _left: Versions | None = None
 
     def __init__(
         self,
@@ -113,16 +118,17 @@ class Optimizer(Called, torch.optim.Optimizer):
         step_size: StepSize | None = None,
         decay: Decay | None = None,
         rounding: Rounding | None = None,
+        around: Around | None = None,
         divide: Callable[[Any], Any] | None = None,
         **hyper: Any,
     ) -> None:
         meant = understood(recipe)
         if not isinstance(meant, type):
             slots = slots_of({"space": space, "frame": frame, "moments": moments, "step_size": step_size,
-                              "decay": decay, "rounding": rounding})  # fmt: skip
+                              "decay": decay, "rounding": rounding, "around": around})  # fmt: skip
             numbers = {"lr": lr, "weight_decay": weight_decay, **hyper}
             numbers |= {"maximize": maximize, "skip_nonfinite": skip_nonfinite}
-            self._method = self._checked(Method(meant.replace(**slots), numbers, divide, slots), hyper)
+            self._method = self._checked(Method(filled(meant, slots), numbers, divide, slots), hyper)
         else:
             self._maker = meant
             self._arguments = {key: value for key, value in self._arguments.items() if key != "recipe"}
@@ -329,11 +335,11 @@ class Optimizer(Called, torch.optim.Optimizer):
         for bucket in buckets:
             bucket.apply()
         self._exchange.close()
+        self._left = versions(self.param_groups)
 
     def _finite(self) -> bool:
-        """Whether the gradients that this process holds are usable, in groups that ask for it."""
-        guarded = (p.grad for group in self.param_groups if group["skip_nonfinite"] for p in group["params"])
-        return all_usable([held(g) for g in guarded if g is not None and g.layout == torch.strided])
+        """Whether this process can take a step with the gradients it holds, in groups that ask."""
+        return usable(self.param_groups, self._left)
 
     def _skip(self) -> None:
         self.param_groups[0]["skipped_steps"] += 1
@@ -347,8 +353,8 @@ class Optimizer(Called, torch.optim.Optimizer):
     def _first_fault(self) -> str:
         for group in self.param_groups:
             for index, p in enumerate(group["params"]):
-                if p.grad is not None and not all_usable([held(p.grad)]):
-                    return f"the gradient of {name_of(group, index)!r} {fault_of(held(p.grad))}"
+                if p.grad is not None and (found := fault(group, index, p.grad)):
+                    return found
         return "the gradient of 'a parameter of another process' is not finite"
 
     def _discover(self) -> None:

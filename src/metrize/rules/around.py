@@ -39,6 +39,19 @@ class Around(Rule, abstract=True):
     itself: what it inherits does not count for the methods that it overrides.
     """
 
+    early: ClassVar[bool] = False
+    """Whether `transform` acts before a duality map in which entries meet, such as Muon's orthogonalization."""
+
+    def over(self, rule: Rule) -> Rule:
+        """This part, with those inside it that are around a rule too, around another rule; once, if it is already."""
+        if self._worn(rule):
+            return rule
+        return self.replace(rule=self.rule.over(rule) if isinstance(self.rule, Around) else rule)
+
+    def _worn(self, rule: Rule) -> bool:
+        same = isinstance(rule, Around) and rule.replace(rule=self.rule) == self
+        return same and (not isinstance(self.rule, Around) or self.rule._worn(rule.rule))  # type: ignore[attr-defined]
+
     def prepare(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         """The gradient as the rule inside shall see it; called once in each of the rule's passes.
 
@@ -65,7 +78,20 @@ class Around(Rule, abstract=True):
         return direction
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
-        return self._finish(self.rule.direction, coords, averages, hyper, metric)
+        return self.mapped(self.toward(coords, averages, hyper, metric), hyper)
+
+    def toward(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+        work = self.rule.toward if self._maps else self.rule.direction
+        return self._finish(work, coords, averages, hyper, metric)
+
+    def mapped(self, toward: Tensor, hyper: dict[str, Any]) -> Tensor:
+        return self.rule.mapped(toward, hyper) if self._maps else toward
+
+    @property
+    def _maps(self) -> bool:
+        """Whether the duality map of the rule inside comes after `transform`."""
+        early = self.early or type(self).transform is Around.transform
+        return early and offers(self.rule, "toward", "direction") and offers(self.rule, "mapped", "direction")
 
     def _look(self, work: Pass, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Any:
         return work(self.prepare(coords, averages, hyper, metric), averages, hyper, metric)

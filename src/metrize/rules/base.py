@@ -131,6 +131,14 @@ class Rule(Part, abstract=True):
         """Update the averages with ``coords`` ``[B, *batch, *point]`` and return the direction, same shape."""
         raise NotImplementedError
 
+    def toward(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+        """`direction`, before a duality map in which entries meet: ``direction(...) = mapped(toward(...))``."""
+        return self.direction(coords, averages, hyper, metric)
+
+    def mapped(self, toward: Tensor, hyper: dict[str, Any]) -> Tensor:
+        """The direction, from what `toward` gave."""
+        return toward
+
     def prior(self, points: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
         """What ``decay="natural"`` adds to the direction of this step, times `weight_decay`: a fresh tensor.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Collection
 from typing import Any, Literal, Self
 
@@ -53,7 +52,7 @@ class Dualized(Rule, abstract=True):
         if not number(hyper["radius"]) >= 0:
             raise ValueError(f"radius={hyper['radius']}: the size of the ball, a number of at least 0")
 
-    @functools.cached_property
+    @property
     def _direction(self) -> Callable[[Tensor], Tensor]:
         """The duality map alone, where the norm has a shorter way to it."""
         norm = self.norm
@@ -63,6 +62,20 @@ class Dualized(Rule, abstract=True):
     def _by_entry(self) -> bool:
         """Whether the duality map takes each entry by itself."""
         return self.norm.elementwise and self.length == "normalised"
+
+    def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+        return self._dual(self._average(coords, averages, hyper), hyper)
+
+    def toward(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+        u = self._average(coords, averages, hyper)
+        return self._dual(u, hyper) if self._by_entry else u
+
+    def mapped(self, toward: Tensor, hyper: dict[str, Any]) -> Tensor:
+        return toward if self._by_entry else self._dual(toward, hyper)
+
+    def _average(self, coords: Tensor, averages: Averages, hyper: dict[str, Any]) -> Tensor:
+        """u, not to be changed in place."""
+        raise NotImplementedError
 
     def _dual(self, u: Tensor, hyper: dict[str, Any]) -> Tensor:
         radius = hyper["radius"]
@@ -110,12 +123,12 @@ class Steepest(Dualized):
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
         return (self.direction,) if self.elementwise(hyper) else ()
 
-    def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+    def _average(self, coords: Tensor, averages: Averages, hyper: dict[str, Any]) -> Tensor:
         momentum = hyper["momentum"]
         if not momentum:
-            return self._dual(coords, hyper)
+            return coords
         exp_avg = averages.update("exp_avg", coords, momentum, 1 - momentum)
-        return self._dual(coords.lerp(exp_avg, momentum) if hyper["nesterov"] else exp_avg, hyper)
+        return coords.lerp(exp_avg, momentum) if hyper["nesterov"] else exp_avg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +162,8 @@ class Lion(Dualized):
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
         return (self.direction,) if self.elementwise(hyper) else ()
 
-    def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+    def _average(self, coords: Tensor, averages: Averages, hyper: dict[str, Any]) -> Tensor:
         beta1, beta2 = hyper["betas"]
         u = averages.read("exp_avg").lerp(coords, 1 - beta1)
         averages.update("exp_avg", coords, beta2, 1 - beta2)
-        return self._dual(u, hyper)
+        return u

@@ -3,7 +3,9 @@
 from metrize.spaces.base import Space, SpaceError
 from metrize.spaces.declare import constrain, error_on_space, spaces_of
 from metrize.spaces.grassmann import Grassmann
+from metrize.spaces.lorentz import Lorentz
 from metrize.spaces.orthogonal import Orthogonal
+from metrize.spaces.poincare import PoincareBall
 from metrize.spaces.product import Product
 from metrize.spaces.sphere import Sphere
 from metrize.spaces.stiefel import Stiefel
@@ -13,7 +15,9 @@ from metrize.spaces.vector import Vector
 
 __all__ = [
     "Grassmann",
+    "Lorentz",
     "Orthogonal",
+    "PoincareBall",
     "Product",
     "Space",
     "SpaceError",

@@ -12,14 +12,12 @@ from torch import Tensor
 from metrize.ambient import isolated
 from metrize.linalg import all_finite
 from metrize.part import Part, Spec, parse
-
-
-class SpaceError(ValueError):
-    """A tensor that a space cannot hold, or a point that is not on it; the text says which and what to do."""
+from metrize.spaces.geometry import Geometry
+from metrize.spaces.geometry import SpaceError as SpaceError
 
 
 @dataclasses.dataclass(frozen=True)
-class Space(Part, abstract=True):
+class Space(Part, Geometry, abstract=True):
     """A homogeneous space on which a tensor, or each of a batch of tensors, is a point.
 
     Kernels see *points*: ``points(t)`` is a view of a stack ``[B, *shape]`` of parameters in which the trailing
@@ -31,6 +29,9 @@ class Space(Part, abstract=True):
 
     flat: ClassVar[bool] = False
     """Whether lift is the identity and move is addition."""
+
+    condition: ClassVar[str] = ""
+    """What makes a tensor a point, where that needs words beside the name of the space."""
 
     def check_shape(self, shape: torch.Size) -> None:
         """Refuse a shape this space cannot hold.

@@ -134,7 +134,8 @@ def check_point(space: Space, tensor: Tensor, dtype: torch.dtype | None = None) 
     error, bound = float(space.error_of(whole(tensor))), space.tolerance(tensor.shape, dtype or tensor.dtype)
     if not error <= bound:
         raise SpaceError(
-            f"not a point of {space}: its error is {error:.3g} and at most {bound:.3g} is accepted; "
+            f"not a point of {space}{space.condition and ', ' + space.condition}: its error is {error:.3g} and at most "
+            f"{bound:.3g} is accepted; "
             f"put it there with `{space}.project_(parameter)` or `metrize.constrain(module, name, {space})`"
         )
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from metrize.linalg import newton_schulz_polish, phi, skew
 from metrize.linalg.polar import rank_deficient
 from metrize.spaces.base import SpaceError
-from metrize.spaces.shortened import shortened
 from metrize.spaces.stiefel import Stiefel
 
 
@@ -44,12 +43,12 @@ class Orthogonal(Stiefel):
         if len(set(self._matrix(shape))) != 1:
             raise SpaceError(f"a {self._block(shape)} matrix is not square; use Stiefel() or another number of blocks")
 
-    def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
+    def _travel_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
         if self.retraction == "geodesic":
-            a = skew(shortened(velocity))
+            a = skew(velocity)
             points.add_(points @ (a @ phi(a)))  # e^A - I, without the 2n x 2n matrix of the tall case
         else:
-            super().move_(points, velocity, section, state)
+            super()._travel_(points, velocity, section, state)
 
     def project(self, points: Tensor) -> Tensor:
         if not self.special:

@@ -16,7 +16,9 @@ from metrize.part import Spec, choice
 from metrize.spaces.base import Space, SpaceError, compute_dtype
 from metrize.spaces.retractions import RETRACTIONS, Drag
 from metrize.spaces.sections import ClosedForm, Stored, dense_complement, random_complement
-from metrize.spaces.shortened import shortened
+from metrize.spaces.shortened import shortened, sq_reach
+
+_FAR = 0.5  # radians in one direction, of which a step loses in rounding about what a polish leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,13 @@ class Orthonormal(Space, abstract=True):
         return coords[..., coords.shape[-1] :, :]  # B; the axes of A are those of Y itself
 
     def move_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
-        n, velocity = points.shape[-1], shortened(velocity)
+        velocity = shortened(velocity)
+        self._travel_(points, velocity, section, state)
+        if self.polish_every:
+            self._settle_(points, velocity, state)
+
+    def _travel_(self, points: Tensor, velocity: Tensor, section: Any, state: dict[str, Tensor]) -> None:
+        n = points.shape[-1]
         a, b = velocity[..., :n, :], velocity[..., n:, :] if section is not None else None
         pushed = None if b is None else section.push(b)
         increment, drag = self._retract(points, pushed, a, b)
@@ -136,8 +144,20 @@ class Orthonormal(Space, abstract=True):
         for i in [slice(None)] if len(due) == len(steps) else due:
             points[i] = newton_schulz_polish(points[i])
             if "section" in state:
-                y, kept = points[i], state["section"][i]
-                state["section"][i] = newton_schulz_polish(kept - y @ (y.mT @ kept))
+                state["section"][i] = _completing(points[i], state["section"][i])
+
+    def _settle_(self, points: Tensor, velocity: Tensor, state: dict[str, Tensor]) -> None:
+        """Remove at once what long steps lose in rounding, up to a part in a thousand; short ones keep every bit."""
+        host = points.device.type == "cpu"  # elsewhere the questions would wait for the device
+        if host and float(torch.linalg.vector_norm(velocity)) <= _FAR:
+            return
+        far = sq_reach(velocity) > _FAR**2
+        if host and not far.any():
+            return
+        points.copy_(torch.where(far, newton_schulz_polish(points), points))
+        if "section" in state:
+            section = state["section"]
+            section.copy_(torch.where(far, _completing(points, section), section))
 
     def _retract(self, y: Tensor, pushed: Tensor | None, a: Tensor, b: Tensor | None) -> tuple[Tensor, Drag]:
         """Increment and drag of the points, as in `metrize.spaces.retractions`."""
@@ -153,3 +173,8 @@ class Orthonormal(Space, abstract=True):
         """(N, n) of one point, without regard to whether N >= n."""
         rows, columns = self._block(shape)
         return (columns, rows) if self._wide(torch.Size((rows, columns))) else (rows, columns)
+
+
+def _completing(y: Tensor, section: Tensor) -> Tensor:
+    """A kept complement ``[..., N, N - n]``, polished for the points ``[..., N, n]``."""
+    return newton_schulz_polish(section - y @ (y.mT @ section))

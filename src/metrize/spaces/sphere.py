@@ -118,7 +118,7 @@ class Sphere(Space):
         def sq_norm(v: Tensor) -> Tensor:
             return v.square().sum(section.axes, keepdim=True)
 
-        b = shortened(velocity, LONGEST * self.radius, sq_norm).clone()
+        b = shortened(velocity, LONGEST * self.radius, sq_norm, section.axes).clone()
         self._top(b).zero_()
         square = b.square().sum(section.axes, keepdim=True) / self.radius**2
         if self.retraction == "cayley":

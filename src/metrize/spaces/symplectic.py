@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from metrize.ambient import isolated
 from metrize.linalg.symplectic import orthosymplectic_polar
 from metrize.part import Spec, choice
 from metrize.spaces.base import Space, SpaceError
@@ -123,6 +124,7 @@ class Symplectic(Space, abstract=True):
     def polish_(self, points: Tensor, steps: Tensor, state: dict[str, Tensor]) -> None:
         self._geometry.polish_(points, steps, state)
 
+    @isolated
     @torch.no_grad()
     def random_(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
         """Fill a whole parameter with a random point, in place.

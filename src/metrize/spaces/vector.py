@@ -44,3 +44,24 @@ class Vector(Space):
 
     def error(self, points: Tensor) -> Tensor:
         return points.new_zeros(points.shape[0])
+
+    def tensors(self, points: Tensor) -> Tensor:
+        return points
+
+    def _inner_at(self, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return (u * v.conj()).real.flatten(1).sum(1) if v.is_complex() else (u * v).flatten(1).sum(1)
+
+    def _dist_at(self, y: Tensor, z: Tensor) -> Tensor:
+        return torch.linalg.vector_norm((z - y).flatten(1), dim=1)
+
+    def _tangent_at(self, y: Tensor, v: Tensor) -> Tensor:
+        return v
+
+    def _exp_at(self, y: Tensor, v: Tensor) -> Tensor:
+        return y + v
+
+    def _log_at(self, y: Tensor, z: Tensor) -> Tensor:
+        return z - y
+
+    def _transport_at(self, y: Tensor, z: Tensor, v: Tensor) -> Tensor:
+        return v

@@ -177,7 +177,7 @@ class Recipe(Part):
                 raise ValueError(f"{slot}={part} is for tensors in a vector space, and this one lives on {space}")
         self.convention.check(space, self.rule)
 
-    @property
+    @functools.cached_property
     def convention(self) -> Convention:
         """The convention of weight decay that `decay` names."""
         return DECAYS[self.decay] if isinstance(self.decay, str) else self.decay

@@ -79,6 +79,10 @@ class Moments(Part, abstract=True):
             ValueError: with the reason and the remedy.
         """
 
+    def with_squares(self, storage: Moments) -> Moments:
+        """This storage with another for averages of squares, if it has one of their own."""
+        return self
+
     def of(self, shape: torch.Size, kind: Kind) -> Moments:
         """The storage that averages of this logical shape and kind really have; all else is asked of that one."""
         return self

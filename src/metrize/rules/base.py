@@ -77,10 +77,6 @@ class Rule(Part, abstract=True):
         """
         raise TypeError(f"norm={norm!r} for a group whose rule is {self}, which has its own; use Steepest or Lion")
 
-    def like(self, other: Rule) -> bool:
-        """Whether another rule is of the same kind, in a norm of the same kind."""
-        return type(self) is type(other) and type(self.in_norm()) is type(other.in_norm())
-
     @property
     def norm_of_steps(self) -> Norm | None:
         """The norm whose unit ball every direction lies in, for step sizes that measure in it; None: there is none."""

@@ -226,12 +226,17 @@ def offers(part: Part, shortcut: str, *meant: str) -> bool:
         meant: names of the methods it stands for.
     """
     cls: Any = type(part)
-    return all(issubclass(_definer(cls, shortcut), _definer(cls, name)) for name in meant)
+    return stands_for(cls, shortcut, *meant)
 
 
 @functools.lru_cache(maxsize=4096)
-def _definer(cls: type, name: str) -> type:
-    return next(base for base in cls.__mro__ if name in vars(base))
+def stands_for(cls: type, shortcut: str, *meant: str) -> bool:
+    """As `offers`, for all parts of a class."""
+
+    def definer(name: str) -> type:
+        return next(base for base in cls.__mro__ if name in vars(base))
+
+    return all(issubclass(definer(shortcut), definer(name)) for name in meant)
 
 
 def choice(part: Part, field: str, allowed: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from metrize import frames, memory, norms, rules, step_sizes
 from metrize.convert import convert_state
 from metrize.frames import Identity
+from metrize.interop import from_geoopt, from_parametrization, to_geoopt, to_parametrization
 from metrize.memory import (
     Prediction,
     RankPrediction,
@@ -89,7 +90,6 @@ from metrize.spaces import (
     spaces_of,
 )
 from metrize.spaces.base import parse_space
-from metrize.spaces.convert import from_geoopt, from_parametrization, to_geoopt, to_parametrization
 from metrize.step_sizes import Given
 
 __all__ = [

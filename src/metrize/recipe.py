@@ -178,7 +178,7 @@ class Recipe(Part):
                 raise ValueError(f"{slot}={part} is for tensors in a vector space, and this one lives on {space}")
         self.convention.check(space, self.rule)
 
-    @property
+    @functools.cached_property
     def convention(self) -> Convention:
         """The convention of weight decay that `decay` names."""
         return DECAYS[self.decay] if isinstance(self.decay, str) else self.decay
@@ -206,6 +206,13 @@ def _reader_of_matrices(part: Part) -> Part | None:
     inner = (getattr(part, field.name) for field in dataclasses.fields(part))
     readers = (_reader_of_matrices(value) for value in inner if isinstance(value, Part))
     return next((reader for reader in readers if reader is not None), None)
+
+
+def as_recipe(given: Any) -> Recipe | None:
+    """A recipe as it is, and a rule as the recipe of that rule; None where it is something else."""
+    if isinstance(given, Rule):
+        return Recipe(rule=given)
+    return given if isinstance(given, Recipe) else None
 
 
 def parse_recipe(sentence: str) -> Recipe:

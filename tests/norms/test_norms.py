@@ -1,5 +1,6 @@
 """What makes a norm a norm and a map its duality map."""
 
+import dataclasses
 import math
 
 import pytest
@@ -271,3 +272,18 @@ def test_a_shape_without_matrices_is_refused():
 def test_what_norms_share_is_no_norm():
     assert "MatrixNorm" not in Part.known
     assert all(issubclass(type(norm), Norm) for norm in EXACT)
+
+
+def test_a_duality_map_of_ones_own_drops_the_shorter_way_that_was_inherited():
+    class Mixed:
+        def dual(self, x):
+            return torch.full_like(x, 2.0), x.flatten(1).sum(1)
+
+    direct = dataclasses.make_dataclass("OwnDual", [], bases=(MaxEntry,), frozen=True, namespace={"dual": Mixed.dual})
+    mixed = dataclasses.make_dataclass("MixedDual", [], bases=(Mixed, MaxEntry), frozen=True)
+    try:
+        for norm in (direct(), mixed()):
+            assert (norm.direction(torch.zeros(1, 3)) == 2).all()
+    finally:
+        for name in ("OwnDual", "MixedDual"):
+            Part.known.pop(name, None)

@@ -67,6 +67,10 @@ for first in sys.argv[1:]:
     fresh(code, *(f"metrize.{room}" for room in rooms.split()))
 
 
+def test_pickles_of_the_first_version_find_the_optimizer() -> None:
+    fresh("import pickle; assert pickle.loads(b'cmetrize.optimizer\\nOptimizer\\n.').__name__ == 'Optimizer'")
+
+
 def test_a_recipe_is_read_where_its_parts_were_not_imported_yet() -> None:
     text = repr(metrize.Recipe(frame=metrize.frames.Eigenbasis(), moments=metrize.RankOne()))
     assert fresh("import sys; from metrize.part import parse; print(repr(parse(sys.argv[1])))", text) == text

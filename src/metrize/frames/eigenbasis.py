@@ -13,12 +13,11 @@ from torch import Tensor
 from metrize.frames.base import Carry, Frame
 from metrize.frames.eigenbasis_modes import Bases, Modes
 from metrize.frames.eigenbasis_turn import left_turned
-from metrize.frames.refresh import FrameError
+from metrize.frames.refresh import give_up
 from metrize.linalg.eigenbasis import LinAlgError, Method, eigenvectors, renewed
 from metrize.linalg.modes import finite_members, merged, mode_gram_
 from metrize.part import Spec, choice
 
-_PATIENCE = 3  # refreshes in a row that may fail
 _SHORT = 256  # modes for which eigenvectors cost little more than a QR step on the CPU
 _HOPELESS = (
     "its Kronecker factors could not be decomposed in three refreshes in a row. Look for gradients near the end of the "
@@ -216,8 +215,7 @@ class Eigenbasis(Frame):
             by_rank = self.transport == "permutation"
             carry("square", _of(members, lambda x: modes.ranked(x, order) if by_rank else modes.mixed(x, old, new)))
         for i in members:
-            if int(state["failures"][i]) >= _PATIENCE:
-                raise FrameError(_HOPELESS, i)
+            give_up(state["failures"][i], _HOPELESS, i)
 
     def _renew(self, mode: int, member: int, ranks: Tensor, state: dict[str, Tensor]) -> bool:
         """Renew one basis of one member in place, and write its ranks; False where that failed."""

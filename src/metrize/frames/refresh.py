@@ -66,8 +66,29 @@ def renewed(
         failures.clamp_(min=1)
     else:
         failures.add_(1)
-        _give_up(int(failures), largest, member)
+        give_up(failures, _FRUITLESS.format(failures=int(failures), largest=largest), member)
     return basis
+
+
+_FRUITLESS = (
+    "no basis could be made of {failures} gradients in a row; the largest entry of the last one is {largest}. "
+    "Look for a loss that overflows, clip the gradients, or leave this parameter out of the low-rank group"
+)
+
+
+def give_up(failures: Tensor, text: str, member: int) -> None:
+    """Stop where no basis or root could be made three times in a row; before that the old one serves on.
+
+    Args:
+        failures: in a row, a number.
+        text: of the error.
+        member: to be named in it.
+
+    Raises:
+        FrameError: it was the third time.
+    """
+    if int(failures) >= _PATIENCE:
+        raise FrameError(text, member)
 
 
 def _attempt(find: Callable[[Tensor], dict[int, Tensor]], grad: Tensor) -> dict[int, Tensor] | None:
@@ -79,12 +100,3 @@ def _attempt(find: Callable[[Tensor], dict[int, Tensor]], grad: Tensor) -> dict[
         if all(bool(torch.isfinite(q).all()) for q in basis.values()):
             return basis
     return None
-
-
-def _give_up(failures: int, largest: float, member: int) -> None:
-    if failures >= _PATIENCE:
-        raise FrameError(
-            f"no basis could be made of {failures} gradients in a row; the largest entry of the last one is {largest}. "
-            "Look for a loss that overflows, clip the gradients, or leave this parameter out of the low-rank group",
-            member,
-        )

@@ -82,7 +82,7 @@ class Engine:
             return None
         path, header = found
         if path.is_dir():
-            from metrize.lab.sharded import take_over  # imports half of torch.distributed
+            from metrize.lab.resharding import take_over  # imports half of torch.distributed
 
             take_over(path, model, optimizer)
             return header

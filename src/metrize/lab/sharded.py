@@ -6,7 +6,6 @@ A checkpoint can be taken over by any number of processes, whichever number wrot
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,14 +13,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_model_state_dict,
-    set_state_dict,
-)
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -33,6 +26,7 @@ from metrize.lab.config import RunConfig
 from metrize.lab.durable import NotWrittenError, draft_of
 from metrize.lab.engine import Engine
 from metrize.lab.models import Model
+from metrize.lab.resharding import state_of, take_over
 
 _Result = TypeVar("_Result")
 
@@ -108,7 +102,7 @@ def save(folder: Path, step: int, header: Header, model: nn.Module, optimizer: t
     draft = draft_of(path)
     _by_the_first(lambda: checkpoint.remove(draft))
     try:
-        state_dict_saver.save(_state(model, optimizer), checkpoint_id=draft)
+        state_dict_saver.save(state_of(model, optimizer), checkpoint_id=draft)
     except CheckpointException as error:  # on all processes; it is a BaseException
         _by_the_first(lambda: checkpoint.remove(draft))
         raise NotWrittenError(path, _cause(error)) from error
@@ -138,31 +132,6 @@ def load_newest(
     path, header = found
     take_over(path, model, optimizer)
     return header
-
-
-def take_over(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Load a checkpoint that any number of processes wrote into this one, or into this process's part.
-
-    Args:
-        path: a file of one process or a folder of several.
-        model: which takes over its weights.
-        optimizer: which takes over its state.
-    """
-    if path.is_dir():
-        state = _state(model, optimizer)
-        with warnings.catch_warnings():  # that there is no process group, where there is none
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            state_dict_loader.load(state, checkpoint_id=path)
-        set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    else:
-        content = torch.load(path, weights_only=True)
-        set_model_state_dict(model, content["model"], options=StateDictOptions(full_state_dict=True))
-        optimizer.load_state_dict(content["optimizer"])
-
-
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    weights, averages = get_state_dict(model, optimizer)
-    return {"model": weights, "optimizer": averages}
 
 
 def _by_the_first(act: Callable[[], _Result]) -> _Result:

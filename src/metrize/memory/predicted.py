@@ -91,7 +91,7 @@ def predict(
 def built(target: Target, recipe: Build, dtype: torch.dtype) -> Optimizer:
     """The optimizer of a target, whose parameters may be mere shapes."""
     params: Any = target if isinstance(target, nn.Module) else _placeholders(target, dtype)
-    if isinstance(recipe, Recipe):
+    if not callable(recipe):
         return Optimizer(params, recipe)
     try:
         return recipe(params)

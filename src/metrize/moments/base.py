@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from metrize.linalg import alongside
 from metrize.moments.stream import Cut, Stream
 from metrize.part import Part, Spec
 
+Made = TypeVar("Made")
 Kind = Literal["linear", "square"]
 """What an average is of: the gradient, and so it has signs and turns with the coordinates; or its squares."""
 
@@ -78,6 +79,10 @@ class Moments(Part, abstract=True):
         Raises:
             ValueError: with the reason and the remedy.
         """
+
+    def with_squares(self, storage: Moments) -> Moments:
+        """This storage with another for averages of squares, if it has one of their own."""
+        return self
 
     def of(self, shape: torch.Size, kind: Kind) -> Moments:
         """The storage that averages of this logical shape and kind really have; all else is asked of that one."""
@@ -192,7 +197,7 @@ class Averages:
     def __post_init__(self) -> None:
         self._observed: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
-        self._made: dict[str, Tensor] = {}
+        self._made: dict[str, Any] = {}
 
     def update(self, name: str, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
         """``a <- decay a + gain x`` (``x^2`` for squares); the average to use now, not to be changed in place.
@@ -256,11 +261,12 @@ class Averages:
         storage.write(slot, self.state, stack)
         return largest
 
-    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """A number for each parameter that all pieces of a pass have in common, made at the first."""
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What all pieces of a step have in common, such as a number for each parameter, made at the first."""
         if name not in self._made:
             self._made[name] = make()
-        return self._made[name]
+        made: Made = self._made[name]
+        return made
 
     def add(self, name: str, share: Tensor) -> None:
         """Add to a sum over the whole tensor that a later pass of this step uses: ``[B, *batch]``."""

@@ -74,7 +74,7 @@ class RankOne(Streaming):
     def write(self, slot: Slot, state: dict[str, Tensor], value: Tensor) -> None:
         stream = self.stream(slot, state)
         layout = self.layout(slot.shape)
-        stream.keep(Cut(layout), value.reshape(value.shape[0], *layout))
+        stream.keep(Cut(layout), stream.row, value.reshape(value.shape[0], *layout))
         stream.close()
 
 
@@ -83,35 +83,35 @@ class _RankOneStream(Stream):
 
     def __init__(self, slot: Slot, row: Tensor, col: Tensor, sign: Tensor | None) -> None:
         self.slot, self.row, self.col, self.sign = slot, row, col, sign
-        self.faded: Tensor | None = None
+        self.decay: float | Tensor | None = None
         self.sums = torch.zeros_like(col)  # the old factor is needed until the last piece
 
     def update(self, cut: Cut, value: Tensor, decay: float | Tensor, gain: float | Tensor) -> Tensor:
-        if self.faded is None:
-            self.faded = self.row * per_member(decay, self.row)
-        average = self._read(cut, self.faded)
+        if self.decay is None:
+            self.decay = per_member(decay, self.row)
+        row = cut.of_factor(self.row, 1)
+        average = self._read(cut, row * self.decay)
         accumulate_(average, value, 1.0, gain, self.slot.kind)
-        self.keep(cut, average)
+        self.keep(cut, row, average)
         return average
 
     def again(self, cut: Cut) -> Tensor:
         """The average of a piece as it was kept until this step."""
-        return self._read(cut, self.row)
+        return self._read(cut, cut.of_factor(self.row, 1))
 
-    def _read(self, cut: Cut, factor: Tensor) -> Tensor:
-        row = cut.of_factor(factor, 1)
+    def _read(self, cut: Cut, row: Tensor) -> Tensor:
         if self.sign is None:
             return row.unsqueeze(2) * self.col.unsqueeze(1)
         ones = signs(self._bytes(cut), cut.stop - cut.start, row.dtype).reshape(len(row), *cut.shape)
         return ones.mul_(row.unsqueeze(2)).mul_(self.col.unsqueeze(1))
 
-    def keep(self, cut: Cut, average: Tensor) -> None:
-        """Compress a piece."""
+    def keep(self, cut: Cut, row: Tensor, average: Tensor) -> None:
+        """Compress a piece, whose part of the row factor is `row`."""
         if self.sign is not None:
             positive = torch.gt(average, 0, out=torch.empty_like(average))
             self._bytes(cut).copy_(packed(positive.flatten(1)))
             average = torch.abs(average, out=positive)
-        torch.sum(average, 2, out=cut.of_factor(self.row, 1))
+        torch.sum(average, 2, out=row)
         self.sums += average.sum(1)
 
     def close(self) -> None:

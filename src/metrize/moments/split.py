@@ -26,6 +26,9 @@ class Split(Moments):
     def projects(self) -> bool:  # type: ignore[override]
         return self.linear.projects or self.square.projects
 
+    def with_squares(self, storage: Moments) -> Moments:
+        return self.replace(square=storage)
+
     def of(self, shape: torch.Size, kind: Kind) -> Moments:
         return (self.linear if kind == "linear" else self.square).of(shape, kind)
 

@@ -220,8 +220,7 @@ def _divided(
 
 
 def _with_blocks(recipe: Recipe, blocks: Blocks) -> Recipe:
-    moments = recipe.moments
-    return recipe.replace(moments=moments.replace(square=blocks)) if isinstance(moments, Split) else recipe
+    return recipe.replace(moments=recipe.moments.with_squares(blocks))
 
 
 def _gathered(saved: SavedGroup, places: list[tuple[dict[str, Any], int]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from metrize.norms.layout import Layout
 from metrize.optim.groups import Params
 from metrize.optim.method import Method, method_of
 from metrize.optim.optimizer import Optimizer
-from metrize.recipe import Recipe, parse_recipe
+from metrize.recipe import Recipe, as_recipe, parse_recipe
 from metrize.roles import Role
 from metrize.roles.rules import DEFAULTS
 from metrize.roles.sandbox import Example
@@ -121,7 +121,7 @@ def _others(usual: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
         TypeError: a number that the rest does not read.
     """
     recipe = told.get("recipe", usual["recipe"])
-    known = ["lr", "weight_decay", *(recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)).hyper()]
+    known = ["lr", "weight_decay", *(as_recipe(recipe) or parse_recipe(recipe)).hyper()]
     for key in told.keys() - {"recipe", "lr_mult", "maximize", "skip_nonfinite", *known}:
         raise TypeError("in rest: " + unknown(key, str(recipe), known))
     usual = {key: value for key, value in usual.items() if key in known}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metrize.norms.layout import Layout
-from metrize.part import Part, parse
+from metrize.part import Part, parse, stands_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,13 @@ class Norm(Part, abstract=True):
 
     elementwise: ClassVar[bool] = False
     """Whether an entry's direction depends on that entry alone."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A subclass with a duality map of its own does not inherit the shorter way of another map."""
+        super().__init_subclass__(**kwargs)
+        own: Any = cls
+        if not stands_for(own, "direction", "dual"):
+            cls.direction = Norm.direction  # type: ignore[method-assign]
 
     def check(self, shape: Sequence[int]) -> None:
         """Refuse the shape of a parameter that this norm cannot measure.

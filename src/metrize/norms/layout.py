@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,3 +155,21 @@ class Layout(Part):
         grouped = torch.unflatten(stack, 1, (self.groups, -1))
         grouped = grouped.transpose(2, 3) if self.transposed else grouped
         return grouped.movedim((2, 3), (-2, -1)) if self.offsets else grouped
+
+
+def filled(part: Any, layout: Layout) -> Any:
+    """A part with a layout in the place of those that it leaves open, however deep in it they stand."""
+    return _relaid(part, lambda own: layout if own == Layout() else own)
+
+
+def without_layouts(part: Any) -> Any:
+    """A part with plain layouts only."""
+    return _relaid(part, lambda own: Layout())
+
+
+def _relaid(part: Any, change: Callable[[Layout], Layout]) -> Any:
+    if isinstance(part, Layout):
+        return change(part)
+    inner = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    changes = {name: _relaid(value, change) for name, value in inner.items() if isinstance(value, Part)}
+    return part.replace(**changes) if changes else part

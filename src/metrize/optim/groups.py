@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from metrize.part import Part
 from metrize.recipe import Recipe, parse_recipe
-from metrize.spaces import SpaceError, Vector
+from metrize.spaces import Space, SpaceError, Vector
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import check_point, declared_space, naming, remind
 from metrize.step.assignment import Assignment, Assignments, as_real, assignment_of
-from metrize.step.group import name_of, trains
+from metrize.step.group import name_of, space_of, trains
 
 Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 """What every optimizer takes: a module, parameters, named parameters, or groups of any of these."""
@@ -86,22 +86,32 @@ def settle(group: dict[str, Any], recipe: Recipe) -> None:
     recorded = group.get("spaces") or (None,) * len(group["params"])
     if len(recorded) != len(group["params"]):
         raise ValueError(f"the group records {len(recorded)} spaces for {len(group['params'])} parameters")
-    spaces = []
-    for index, (parameter, known) in enumerate(zip(group["params"], recorded, strict=True)):
-        with naming(name_of(group, index)):
+    spaces: list[str | None] = []
+    checked: dict[Any, Space] = {}  # by all that a check depends on, but for the numbers of a point
+    with naming(lambda: name_of(group, len(spaces))):
+        for parameter, known in zip(group["params"], recorded, strict=True):
             declared = declared_space(parameter) or known
             if trains(parameter):
-                _agree(recipe, declared)
-                space = recipe.space or (parse_space(declared) if declared else Vector())
-                if parameter.is_complex() and space.flat:
-                    recipe.check_complex(parameter.dtype)
-                recipe.check(space, as_real(parameter).shape)
-                space.check(parameter)
-                assignment_of(recipe, space, parameter, group).check()
-                check_point(space, parameter)
+                kind = (declared, parameter.shape, parameter.dtype, parameter.device, parameter.layout)
+                if kind not in checked:
+                    checked[kind] = _checked(group, recipe, declared, parameter)
+                if not checked[kind].flat:
+                    check_point(checked[kind], parameter)
             spaces.append(declared)
     group["spaces"] = tuple(spaces)
     group["shapes"] = tuple(tuple(p.shape) for p in group["params"])
+
+
+def _checked(group: dict[str, Any], recipe: Recipe, declared: str | None, parameter: Tensor) -> Space:
+    """The space of a parameter that fits there and that the recipe can train."""
+    _agree(recipe, declared)
+    space = recipe.space or (parse_space(declared) if declared else Vector())
+    if parameter.is_complex() and space.flat:
+        recipe.check_complex(parameter.dtype)
+    recipe.check(space, as_real(parameter).shape)
+    space.check(parameter)
+    assignment_of(recipe, space, parameter, group).check()
+    return space
 
 
 def newly_declared(group: dict[str, Any]) -> list[int]:
@@ -150,6 +160,28 @@ def warn_of_idle_ranks(groups: Sequence[dict[str, Any]]) -> None:
         UserWarning,
         stacklevel=6,
     )
+
+
+def warn_of_lost_steps(group: dict[str, Any], recipe: Recipe) -> None:
+    short = [name_of(group, i) for i, p in enumerate(group["params"]) if p.dtype == torch.float16 and trains(p)]
+    if short and recipe.step_size.starts_small:
+        warnings.warn(
+            f"parameter {short[0]!r} is float16, which loses the first steps of {recipe.step_size}, so that it may "
+            "never move; train it in bfloat16, where nothing is lost, or in float32",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def warn_of_idle_decay(group: dict[str, Any], recipe: Recipe) -> None:
+    spaces = [space_of(group, i, recipe) for i in range(len(group["params"]))]
+    if float(group["weight_decay"]) and spaces and all(space.compact for space in spaces):
+        warnings.warn(
+            f"weight_decay={group['weight_decay']} does nothing here: every parameter of this group lives on a space "
+            f"such as {spaces[0]} where the norm of a point is constant",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _basis_parts(groups: Sequence[dict[str, Any]]) -> list[Part]:

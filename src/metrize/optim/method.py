@@ -5,22 +5,20 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 
-from metrize.arguments import arguments_of, flag, foreign, known, like, number, unknown
+from metrize.arguments import SYNONYMS, arguments_of, flag, foreign, given, known, like, number, unknown
 from metrize.optim.groups import entries_of, named_members
-from metrize.part import parse
+from metrize.part import Part, parse
 from metrize.patterns import FACTOR, Rules, listed, no_match, numbers_of
-from metrize.recipe import Recipe
+from metrize.recipe import Recipe, as_recipe
 from metrize.rules import Around, Rule
 from metrize.spaces.base import parse_space
-
-if TYPE_CHECKING:
-    from metrize.optim.optimizer import Optimizer
 
 SLOTS = ("space", "frame", "moments", "step_size", "decay", "rounding", "around")
 """What every optimizer takes by keyword, over that of its recipes."""
@@ -67,28 +65,89 @@ class Method:
         return list(found) if found and isinstance(found[0], dict) else [{"params": named_members(found)}]
 
 
-def method_of(cls: type[Optimizer], arguments: Mapping[str, Any]) -> Method:
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "metrize"
+
+
+def _keeping_arguments(init: _Init) -> _Init:
+    """A constructor that keeps the arguments of the first call: a parameter group may replace some of them."""
+
+    @functools.wraps(init)
+    def kept(self: Called, *positional: Any, **named: Any) -> None:
+        if "_maker" not in vars(self):
+            cls = next(cls for cls in type(self).__mro__ if vars(cls).get("__init__") is kept)
+            self._maker = type(self) if getattr(type(self), "__init__") is kept else cls  # noqa: B009
+            self._arguments = given(cls, positional, named)
+        init(self, *positional, **named)
+
+    return cast("_Init", kept)
+
+
+class Called:
+    """What every optimizer knows of the call that made it."""
+
+    further: ClassVar[type[Part] | None] = None
+    """The part whose arguments this optimizer takes beside its own."""
+
+    marks: ClassVar[tuple[str, ...]] = ()
+    """Keys of a parameter group that the class reads beside its arguments."""
+
+    defaults: dict[str, Any]
+    _method: Method | None = None  # derived from the two below, which stay with copies
+    _maker: type[Called]
+    _arguments: Mapping[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not _is_ours(cls):
+            return
+        if torch.optim.Optimizer not in cls.__bases__:  # the one that is made of recipes has no name to go by
+            known[cls.__name__] = cls
+        if "__init__" in vars(cls):
+            cls.__init__ = _keeping_arguments(cls.__init__)  # type: ignore[method-assign]
+
+    @property
+    def method(self) -> Method:
+        """What the arguments of this optimizer mean."""
+        if self._method is None:
+            self._method = method_of(self._maker, self._arguments)
+        return self._method
+
+    @classmethod
+    def _read(cls, group: dict[str, Any], method: Method) -> dict[str, Any]:
+        """A group in the words of this class."""
+        own = arguments_of(cls)
+        meant = {key: SYNONYMS[key] for key in group if key not in own and SYNONYMS.get(key) in own}
+        return {meant.get(key, key): value for key, value in group.items()}
+
+    @classmethod
+    def _owner(cls) -> str:
+        """This class, as the user calls it."""
+        return f"metrize.{cls.__name__}" if _is_ours(cls) else cls.__name__
+
+
+def method_of(cls: type[Called], arguments: Mapping[str, Any]) -> Method:
     """What these arguments would mean to this class."""
-    return cls(Nothing(), **arguments).method
+    made: Any = cls
+    return cast("Called", made(Nothing(), **arguments)).method
 
 
-def understood(given: Given) -> Recipe | type[Optimizer]:
+def understood(given: Given) -> Recipe | type[Called]:
     """A recipe from what may stand for one; or an optimizer of the catalogue.
 
     Raises:
         TypeError, ValueError: it is none, with what would be.
     """
+    read: Any = (known.get(given) or parse(given)) if isinstance(given, str) else given
+    if isinstance(read, type) and issubclass(read, Called):
+        return read
+    if (recipe := Recipe() if read is None else as_recipe(read)) is not None:
+        return recipe
     if isinstance(given, str):
-        read: Any = known.get(given) or parse(given)
-        if not isinstance(read, Recipe | Rule | type):
-            raise ValueError(f"{given!r} is a {type(read).__name__}, not a recipe")
-        return understood(read)
-    if isinstance(given, type) and issubclass(given, torch.optim.Optimizer) and hasattr(given, "recipes"):
-        return cast("type[Optimizer]", given)
-    if isinstance(given, Rule):
-        return Recipe(rule=given)
-    if given is None or isinstance(given, Recipe):
-        return given or Recipe()
+        raise ValueError(f"{given!r} is a {type(read).__name__}, not a recipe")
     raise TypeError(
         f"recipe={given!r}: give a recipe, a rule such as metrize.rules.Lion(), the text of either, or an optimizer of "
         "the catalogue or its name, such as 'AdamW'"
@@ -115,7 +174,7 @@ def filled(recipe: Recipe, slots: Mapping[str, Any]) -> Recipe:
     return recipe.replace(**others, rule=around.over(recipe.rule))
 
 
-def groups_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[dict[str, Any]]:
+def groups_of(optimizer: Called, group: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The groups that one of the user's becomes, checked and ready for torch.
 
     A group is what the same optimizer would make of its parameters with the group's options in the place of its own
@@ -130,12 +189,13 @@ def groups_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[dict[str, 
     meant = None if recipe is None else understood(recipe)
     exported = "format" in group  # a group of an optimizer, as it stands there
     own_rules = group.get("rules") is not None
-    if isinstance(meant, Recipe):
+    apart = not (meant is None or isinstance(meant, type))  # with a recipe of its own
+    if meant is None or isinstance(meant, type):
+        method = _replaced(optimizer, meant, group)
+    else:
         method = Method(meant, {}, None, slots_of(group), rules_of(group.pop("rules", None)))
         group = {key: value for key, value in group.items() if key not in SLOTS}
-    else:
-        method = _replaced(optimizer, meant, group)
-    whole = isinstance(meant, Recipe) or any(key in group for key in _OF_NORM)
+    whole = apart or any(key in group for key in _OF_NORM)
     parts = [{"params": named_members(entries)}] if whole else method.parts(entries)
     if own_rules:
         check_rules(method.rules, [entry[0] for part in parts for entry in part["params"] if isinstance(entry, tuple)])
@@ -147,7 +207,7 @@ def groups_of(optimizer: Optimizer, group: Mapping[str, Any]) -> list[dict[str, 
         told = {
             key: value for part in [*parts, *(numbers for _, numbers in ruled), group] for key, value in part.items()
         }
-        _refuse_unknown(optimizer, told, [part["recipe"] for part in made], isinstance(meant, Recipe))
+        _refuse_unknown(optimizer, told, [part["recipe"] for part in made], apart)
     return [{**part, **checked(part, optimizer.defaults), "recipe": repr(part["recipe"])} for part in made]
 
 
@@ -172,7 +232,7 @@ def checked(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
     return numbers
 
 
-def _replaced(optimizer: Optimizer, named: type[Optimizer] | None, group: dict[str, Any]) -> Method:
+def _replaced(optimizer: Called, named: type[Called] | None, group: dict[str, Any]) -> Method:
     """The method with the group's options, which are taken out of it, in the place of arguments."""
     cls, own = (optimizer._maker, optimizer._arguments) if named is None else (named, {})
     arguments = arguments_of(cls)
@@ -232,7 +292,7 @@ def _by_rule(
 
 
 def _complete(
-    optimizer: Optimizer, method: Method, part: Mapping[str, Any], group: Mapping[str, Any], ruled: Mapping[str, Any]
+    optimizer: Called, method: Method, part: Mapping[str, Any], group: Mapping[str, Any], ruled: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A part with all that its group, the method and the rules say."""
     recipe = filled(part.get("recipe", method.recipe), {**optimizer.method.slots, **method.slots})
@@ -261,7 +321,7 @@ def _in_norm(recipe: Recipe, group: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def _refuse_unknown(optimizer: Optimizer, group: Mapping[str, Any], recipes: list[Recipe], apart: bool) -> None:
+def _refuse_unknown(optimizer: Called, group: Mapping[str, Any], recipes: list[Recipe], apart: bool) -> None:
     own = arguments_of(optimizer._maker)
     numbers = {key: None for recipe in recipes for key in recipe.hyper()}
     options = [*dict.fromkeys([*own, *numbers])]

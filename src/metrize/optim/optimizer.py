@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import operator
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metrize.ambient import isolated
-from metrize.arguments import SYNONYMS, arguments_of, given, known, unknown
+from metrize.arguments import arguments_of, unknown
 from metrize.decay import Decay
 from metrize.frames import Frame
 from metrize.linalg import held, is_sharded
 from metrize.moments import Moments
 from metrize.optim import checkpoint, summary
-from metrize.optim.groups import Params, coverage, name_alike, newly_declared, settle, warn_of_idle_ranks
+from metrize.optim.groups import (
+    Params,
+    coverage,
+    name_alike,
+    newly_declared,
+    settle,
+    warn_of_idle_decay,
+    warn_of_idle_ranks,
+    warn_of_lost_steps,
+)
 from metrize.optim.method import (
     SLOTS,
+    Called,
     Given,
     Method,
     Nothing,
@@ -47,7 +56,7 @@ from metrize.step.assembly import alike_groups, assemble
 from metrize.step.assignment import assign
 from metrize.step.bucket import Bucket
 from metrize.step.exchange import Exchange, reduce_statistics
-from metrize.step.group import name_of, space_of, trains
+from metrize.step.group import name_of, trains
 from metrize.step.guard import Versions, fault, usable, versions
 from metrize.step_sizes import StepSize
 
@@ -62,28 +71,7 @@ _TRAITS = (_address, operator.attrgetter("dtype", "shape"), Tensor.stride)
 _OWN = {"skipped_steps": 0, "format": checkpoint.FORMAT}  # of every group, beside its numbers
 
 
-_Init = TypeVar("_Init", bound=Callable[..., None])
-
-
-def _is_ours(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] == "metrize"
-
-
-def _keeping_arguments(init: _Init) -> _Init:
-    """A constructor that keeps the arguments of the first call: a parameter group may replace some of them."""
-
-    @functools.wraps(init)
-    def kept(self: Optimizer, *positional: Any, **named: Any) -> None:
-        if "_maker" not in vars(self):
-            cls = next(cls for cls in type(self).__mro__ if vars(cls).get("__init__") is kept)
-            self._maker = type(self) if getattr(type(self), "__init__") is kept else cls  # noqa: B009
-            self._arguments = given(cls, positional, named)
-        init(self, *positional, **named)
-
-    return cast("_Init", kept)
-
-
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Called, torch.optim.Optimizer):
     """Trains each tensor as its recipe says; one class for every method of the catalogue.
 
     A step is one journey: gradient - lift to the space's fixed tangent coordinates - enter the frame - the rule makes a
@@ -114,29 +102,12 @@ class Optimizer(torch.optim.Optimizer):
         ValueError: a number out of range.
     """
 
-    further: ClassVar[type[Part] | None] = None
-    """The part whose arguments this optimizer takes beside its own."""
-
-    marks: ClassVar[tuple[str, ...]] = ()
-    """Keys of a parameter group that the class reads beside its arguments."""
-
     _buckets: list[Bucket] | None = None  # derived; rebuilt whenever parameters, spaces or recipes change
     _exchange = Exchange()
     _signature: list[Any] | None = None
     _measures = False
     _left: Versions | None = None
-    _method: Method | None = None  # derived from the two below, which stay with copies
-    _maker: type[Optimizer]
-    _arguments: Mapping[str, Any]
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if _is_ours(cls):
-            known[cls.__name__] = cls
-        if "__init__" in vars(cls) and _is_ours(cls):
-            cls.__init__ = _keeping_arguments(cls.__init__)  # type: ignore[method-assign]
-
-    @_keeping_arguments
     def __init__(
         self,
         params: Params,
@@ -158,7 +129,7 @@ class Optimizer(torch.optim.Optimizer):
         **hyper: Any,
     ) -> None:
         meant = understood(recipe)
-        if isinstance(meant, Recipe):
+        if not isinstance(meant, type):
             slots = slots_of({"space": space, "frame": frame, "moments": moments, "step_size": step_size,
                               "decay": decay, "rounding": rounding, "around": around})  # fmt: skip
             numbers = {"lr": lr, "weight_decay": weight_decay, **hyper}
@@ -177,13 +148,6 @@ class Optimizer(torch.optim.Optimizer):
             params = [{"params": params}] if any(True for _ in params.parameters()) else []
         super().__init__(params, defaults)
         check_rules(self.method.rules, [name for group in self.param_groups for name in group.get("param_names", ())])
-
-    @property
-    def method(self) -> Method:
-        """What the arguments of this optimizer mean."""
-        if self._method is None:
-            self._method = method_of(self._maker, self._arguments)
-        return self._method
 
     @isolated
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -210,21 +174,9 @@ class Optimizer(torch.optim.Optimizer):
                     group.pop("param_names", None)
             raise
         for group in self.param_groups[len(named) :]:
-            _warn_of_idle_decay(group, parse_recipe(group["recipe"]))
-            _warn_of_lost_steps(group, parse_recipe(group["recipe"]))
+            warn_of_idle_decay(group, parse_recipe(group["recipe"]))
+            warn_of_lost_steps(group, parse_recipe(group["recipe"]))
         self._buckets = None
-
-    @classmethod
-    def _read(cls, group: dict[str, Any], method: Method) -> dict[str, Any]:
-        """A group in the words of this class."""
-        own = arguments_of(cls)
-        meant = {key: SYNONYMS[key] for key in group if key not in own and SYNONYMS.get(key) in own}
-        return {meant.get(key, key): value for key, value in group.items()}
-
-    @classmethod
-    def _owner(cls) -> str:
-        """This class, as the user calls it."""
-        return f"metrize.{cls.__name__}" if _is_ours(cls) else cls.__name__
 
     def _checked(self, method: Method, hyper: Mapping[str, Any]) -> Method:
         """The method with all numbers of its rule, as Python's own.
@@ -448,25 +400,3 @@ def _exchange_of(groups: list[dict[str, Any]]) -> Exchange:
 def _apart(value: Any) -> Any:
     shared = isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes
     return value.clone() if shared else value
-
-
-def _warn_of_lost_steps(group: dict[str, Any], recipe: Recipe) -> None:
-    short = [name_of(group, i) for i, p in enumerate(group["params"]) if p.dtype == torch.float16 and trains(p)]
-    if short and recipe.step_size.starts_small:
-        warnings.warn(
-            f"parameter {short[0]!r} is float16, which loses the first steps of {recipe.step_size}, so that it may "
-            "never move; train it in bfloat16, where nothing is lost, or in float32",
-            UserWarning,
-            stacklevel=5,
-        )
-
-
-def _warn_of_idle_decay(group: dict[str, Any], recipe: Recipe) -> None:
-    spaces = [space_of(group, i, recipe) for i in range(len(group["params"]))]
-    if float(group["weight_decay"]) and spaces and all(space.compact for space in spaces):
-        warnings.warn(
-            f"weight_decay={group['weight_decay']} does nothing here: every parameter of this group lives on a space "
-            f"such as {spaces[0]} where the norm of a point is constant",
-            UserWarning,
-            stacklevel=4,
-        )

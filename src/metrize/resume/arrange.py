@@ -6,10 +6,9 @@ import dataclasses
 import difflib
 from typing import Any
 
-from metrize.norms import Spectral
 from metrize.recipe import Recipe, parse_recipe
 from metrize.resume.saved import FORMAT, SavedGroup
-from metrize.rules import Steepest
+from metrize.rules import Rule
 from metrize.spaces.base import parse_space
 from metrize.step.group import is_flat_piece_of, name_of, space_of
 
@@ -72,11 +71,15 @@ def _untouched(group: dict[str, Any]) -> Arranged:
     return Arranged({k: v for k, v in group.items() if k != "params"}, [None] * len(group["params"]))
 
 
+def _alike(one: Rule, other: Rule) -> bool:
+    """Whether two rules are of one kind, in norms of one kind."""
+    return type(one) is type(other) and type(one.in_norm()) is type(other.in_norm())
+
+
 def _is_about(saved: list[SavedGroup], recipe: Recipe) -> bool:
     """Torch's Muon trains the hidden matrices alone; the rest is not in its checkpoint."""
-    if any(group.origin != "torch.optim.Muon" for group in saved):
-        return True
-    return isinstance(recipe.rule, Steepest) and isinstance(recipe.rule.norm, Spectral)
+    muon = bool(saved) and all(group.origin == "torch.optim.Muon" for group in saved)
+    return not muon or any(_alike(recipe.rule, group.recipe.rule) for group in saved)
 
 
 def _group(saved: SavedGroup, own: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

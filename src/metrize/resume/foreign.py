@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from metrize.moments import Dense, Factored, Split
-from metrize.norms import Spectral
+from metrize.norms import MatrixNorm, Spectral
 from metrize.recipe import Recipe
 from metrize.resume.saved import SavedGroup
 from metrize.resume.settings import differences
-from metrize.rules import AdaGrad, Adam, Lion, Momentum, Steepest, Whitened
+from metrize.rules import AdaGrad, Adam, Lion, Momentum, Rule, Steepest, Whitened
 from metrize.step_sizes import Relative
 from metrize.step_sizes.decaying import falling
 
@@ -171,7 +171,8 @@ def _bitsandbytes(own: Recipe | None, group: Group, states: list[State]) -> Save
     """Adam or Lion in blocks of 8 bits: ``value = qmap[code] * absmax[block]``."""
     flat = [{**state.get(_QUANTIZED, {}), **{k: v for k, v in state.items() if k != _QUANTIZED}} for state in states]
     two = any("state2" in state for state in flat)
-    if not two and not (own is not None and isinstance(own.rule, Lion)):
+    rule: Rule = Adam() if two else Lion()
+    if not two and (own is None or type(own.rule) is not type(rule)):
         raise ValueError(
             "the checkpoint is of a bitsandbytes optimizer with one average; only Lion's can be read, for metrize.Lion"
         )
@@ -180,8 +181,7 @@ def _bitsandbytes(own: Recipe | None, group: Group, states: list[State]) -> Save
     for state in flat:
         kept = {name: _dequantized(state, end) for end, name in names.items() if f"state{end}" in state}
         found.append({**kept, "step": float(state["step"])} if kept else {})
-    norm = own.rule.norm if own is not None and isinstance(own.rule, Lion) else None
-    recipe = Recipe(rule=Adam() if norm is None or two else Lion(norm))
+    recipe = Recipe(rule=rule if own is None or two else rule.with_norm(own.rule.in_norm()))
     numbers = {key: group[key] for key in group if key not in {"alpha", "t_alpha", "t_beta3", "eps" if not two else ""}}
     return _named("bitsandbytes", numbers, (recipe, {}, set(), found, {}))
 
@@ -223,13 +223,9 @@ def check_origin(saved: SavedGroup, recipe: Recipe, group: Group, name: str) -> 
                 f"parameter {name!r} was trained by {saved.origin} with {option}={value}, and this optimizer has "
                 f"{option}={own}: {_REMEDIES.get(option, 'build it with ' + option + '=' + repr(value))}"
             )
-    if (
-        isinstance(recipe.rule, Steepest)
-        and isinstance(recipe.rule.norm, Spectral)
-        and isinstance(theirs.rule, Steepest)
-    ):
-        own_layout = theirs.rule.norm.replace(layout=recipe.rule.norm.layout)
-        theirs = theirs.replace(rule=theirs.rule.replace(norm=own_layout))
+    norm, their_norm = recipe.rule.in_norm(), theirs.rule.in_norm()
+    if isinstance(norm, MatrixNorm) and isinstance(their_norm, MatrixNorm):  # which matrices, theirs does not say
+        theirs = theirs.with_norm(their_norm.replace(layout=norm.layout))
     same = theirs.replace(space=recipe.space, moments=recipe.moments, rounding=recipe.rounding)
     if (
         same.decay != recipe.decay

@@ -3,8 +3,9 @@
 from metrize.roles.by_shapes import by_shapes
 from metrize.roles.infer import Inference, infer
 from metrize.roles.multipliers import layer_decay, mup, no_decay
-from metrize.roles.plan import Plan, PlanRow, plan
+from metrize.roles.plan import Plan, plan
 from metrize.roles.role import KINDS, Role
+from metrize.roles.row import PlanRow
 from metrize.roles.units import convert_lr
 
 __all__ = [

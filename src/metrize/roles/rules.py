@@ -8,9 +8,10 @@ from typing import Any
 
 from metrize.moments import Blocks
 from metrize.norms import Layout, SignHead, Spectral
+from metrize.norms.layout import filled
 from metrize.part import Part, parse
 from metrize.patterns import added
-from metrize.recipe import Recipe
+from metrize.recipe import Recipe, as_recipe
 from metrize.roles.role import KINDS, Role
 from metrize.rules import Adam, Rule, Steepest
 
@@ -100,13 +101,11 @@ def understood(answer: Answer) -> Choice | Role:
     if isinstance(answer, Mapping):
         return _of_group(answer)
     part: Part = parse(answer) if isinstance(answer, str) else answer
-    if isinstance(part, Rule):
-        part = Recipe(rule=part)
     if isinstance(part, Role):
         return part
-    if not isinstance(part, Recipe):
+    if (recipe := as_recipe(part)) is None:
         raise TypeError(f"{answer!r} is no recipe, no rule and no role")
-    return Choice(part)
+    return Choice(recipe)
 
 
 def _of_group(options: Mapping[str, Any]) -> Choice:
@@ -117,14 +116,3 @@ def _of_group(options: Mapping[str, Any]) -> Choice:
     if not isinstance(choice, Choice) or choice.recipe is None:
         raise ValueError(f'{dict(options)!r}: "recipe" is a recipe, a rule, or the text of either')
     return Choice(choice.recipe, rest)
-
-
-def filled(part: Any, layout: Layout) -> Any:
-    changes = {}
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if isinstance(value, Layout):
-            changes[field.name] = layout if value == Layout() else value
-        elif isinstance(value, Part):
-            changes[field.name] = filled(value, layout)
-    return part.replace(**changes) if changes else part

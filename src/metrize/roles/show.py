@@ -7,15 +7,12 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from metrize.norms import Layout
-from metrize.part import Part
+from metrize.norms.layout import without_layouts
 from metrize.recipe import Recipe
 from metrize.roles.role import VECTORS
-
-if TYPE_CHECKING:
-    from metrize.roles.plan import PlanRow
+from metrize.roles.row import PlanRow
 
 COLUMNS = ("parameter", "", "shape", "role", "read as", "trained by", "why")
 """Titles of `cells`."""
@@ -93,23 +90,12 @@ def _line(name: str, rows: Sequence[PlanRow]) -> tuple[str, ...]:
 def _method(row: PlanRow) -> str:
     if row.recipe is None:
         return "left out"
-    recipe = _unread(row.recipe)
+    recipe = without_layouts(row.recipe)  # which have a column of their own
     text = str(recipe.rule) if recipe == Recipe(rule=recipe.rule) else str(recipe)
     numbers = [
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.numbers.items()
     ]
     return ", ".join([text, *numbers, *(["frozen"] if row.frozen else [])])
-
-
-def _unread(part: Any) -> Any:
-    """Without layouts, which have a column of their own."""
-    values = {key: getattr(part, key) for key in part.__dataclass_fields__}
-    changes = {
-        key: Layout() if isinstance(value, Layout) else _unread(value)
-        for key, value in values.items()
-        if isinstance(value, Part)
-    }
-    return part.replace(**changes) if changes else part
 
 
 def _pattern(name: str) -> str:

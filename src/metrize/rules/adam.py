@@ -83,8 +83,7 @@ class Adam(Rule):
         return {**spec, "momentum_bias": ((), dtype)} if self.nesterov and self.bias_correction is True else spec
 
     def direction(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
-        beta1, beta2 = self._decays(averages, hyper)
-        bias1, bias2 = self._biases(averages, beta1, beta2)
+        beta1, beta2, bias1, bias2 = averages.once("decays", lambda: self._of_step(averages, hyper))
         exp_avg = coords if beta1 is None else averages.update("exp_avg", coords, beta1, 1 - beta1)
         if self.nesterov and beta1 is not None:
             exp_avg, bias1 = self._ahead(coords, exp_avg, beta1, averages, hyper)
@@ -103,6 +102,11 @@ class Adam(Rule):
         if self.normalized:
             direction.div_(per_point((metric.sq_norm(direction) / metric.dim).sqrt() + 1e-30, coords))
         return direction
+
+    def _of_step(self, averages: Averages, hyper: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+        """Both decays and what both averages have to be divided by, alike for all pieces of a tensor."""
+        decays = self._decays(averages, hyper)
+        return *decays, *self._biases(averages, *decays)
 
     def _biases(self, averages: Averages, beta1: Any, beta2: Any) -> tuple[Any, Any]:
         """``1 - b^t`` of both averages where that is corrected, numbers or ``[B]``."""

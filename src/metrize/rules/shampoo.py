@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from metrize.frames import FrameError
+from metrize.frames.refresh import give_up
 from metrize.linalg.eigenbasis import LinAlgError
 from metrize.linalg.modes import finite_members, merged, mode_gram_, mode_product
 from metrize.linalg.roots import inverse_power
@@ -19,7 +19,6 @@ from metrize.part import Spec, choice
 from metrize.rules.base import Metric, Rule, number, per_point
 
 _LONGEST = 8192  # a factor and its root of this size take half a GiB
-_PATIENCE = 3  # roots in a row that may fail
 _HOPELESS = (
     "its Kronecker factors have had no roots three times in a row. Look for gradients near the end of the range of "
     "float32, clip them, or raise eps"
@@ -175,8 +174,7 @@ class Shampoo(Rule):
     def _count(self, due: list[int], failed: set[int], failures: Tensor) -> None:
         for i in due:
             failures[i] = failures[i] + 1 if i in failed else 0
-            if int(failures[i]) >= _PATIENCE:
-                raise FrameError(_HOPELESS, i)
+            give_up(failures[i], _HOPELESS, i)
 
     def _sizes(self, shape: torch.Size) -> torch.Size:
         """The shape whose modes have factors; a number is a vector of one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, Literal, Self
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metrize.moments import Averages, Kind
 from metrize.norms import MaxEntry, Norm
-from metrize.part import choice, offers
+from metrize.part import choice
 from metrize.rules.base import Metric, Pass, Rule, number, per_point
 
 
@@ -53,12 +53,6 @@ class Dualized(Rule, abstract=True):
             raise ValueError(f"radius={hyper['radius']}: the size of the ball, a number of at least 0")
 
     @property
-    def _direction(self) -> Callable[[Tensor], Tensor]:
-        """The duality map alone, where the norm has a shorter way to it."""
-        norm = self.norm
-        return norm.direction if offers(norm, "direction", "dual") else lambda u: norm.dual(u)[0]
-
-    @property
     def _by_entry(self) -> bool:
         """Whether the duality map takes each entry by itself."""
         return self.norm.elementwise and self.length == "normalised"
@@ -80,7 +74,7 @@ class Dualized(Rule, abstract=True):
     def _dual(self, u: Tensor, hyper: dict[str, Any]) -> Tensor:
         radius = hyper["radius"]
         if self.length == "normalised":
-            direction = self._direction(u)
+            direction = self.norm.direction(u)
             return direction if radius == 1 else direction * radius
         direction, dual_norm = self.norm.dual(u)
         return direction * per_point(dual_norm * radius, direction)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -141,12 +141,13 @@ def check_point(space: Space, tensor: Tensor, dtype: torch.dtype | None = None) 
 
 
 @contextlib.contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Prefix the parameter's name to a `SpaceError` raised inside."""
+def naming(name: str | Callable[[], str]) -> Iterator[None]:
+    """Prefix the parameter's name, or what tells it then, to a `SpaceError` raised inside."""
     try:
         yield
     except SpaceError as error:
-        raise SpaceError(f"parameter {name!r}: {error}") from None
+        told = name if isinstance(name, str) else name()
+        raise SpaceError(f"parameter {told!r}: {error}") from None
 
 
 class _Remind:

@@ -72,7 +72,7 @@ class Assignment:
         """Numbers of the tensor."""
         return math.prod(self.shape)
 
-    @property
+    @functools.cached_property
     def narrow(self) -> bool:
         """Whether the parameter has fewer bits than the arithmetic."""
         return self.stored != self.dtype
@@ -167,8 +167,14 @@ class Assignment:
             SpaceError: with the reason and the remedy.
         """
         self.recipe.check(self.space, self.shape)
+        if self._clash:
+            raise SpaceError(self._clash)
+
+    @functools.cached_property
+    def _clash(self) -> str:
+        """Names of state that do not go together; empty where all do."""
         if reserved := [name for name in self.slots if on_host(name)]:
-            raise SpaceError(
+            return (
                 f"rule={self.recipe.rule} has an average called {reserved[0]!r}; names that end in "
                 f"{', '.join(_HOST)} are those of counts, so give it another one"
             )
@@ -176,8 +182,9 @@ class Assignment:
         for part, spec in self.declared.items():
             for key in spec:
                 if key in owners:
-                    raise SpaceError(_doubled(self.recipe, key, owners[key], part))
+                    return _doubled(self.recipe, key, owners[key], part)
                 owners[key] = part
+        return ""
 
     @functools.cached_property
     def counts(self) -> frozenset[str]:

@@ -67,6 +67,7 @@ class Piecewise(Bucket):
         layout = next(filter(None, (storage.layout(a.shape) for storage in a.storages.values())), any_layout)
         align = math.lcm(*(storage.align for storage in a.storages.values()))
         self._cuts = boxes(layout, self._size, align)
+        self._one = torch.empty(1, dtype=a.dtype, device=self.params[0].device)  # what numbers of a member are cast to
         self._large = self.params[0].numel() > self._size
         lent = all(storage.lends for storage in a.storages.values())
         self._kernel = a.kernel if lent and a.device in ("cpu", "cuda") else None
@@ -161,12 +162,14 @@ class Piecewise(Bucket):
 
     def _trip(self, whole: Tensor, state: State, averages: Pieces) -> Trip:
         a, recipe = self.assignment, self.recipe
-        one = torch.empty(1, dtype=a.dtype, device=whole.device)
-        rate = per_member(recipe.step_size.rate(whole, state, self.numbers), one)
-        rate = float(rate) if whole.device.type == "cpu" else rate
-        length = rate * per_member(recipe.rule.gain(averages.step, self.numbers), one) if a.gains else rate
+        rate = float(self.numbers["lr"]) if a.given else self._rate(whole, state)
+        length = rate * per_member(recipe.rule.gain(averages.step, self.numbers), self._one) if a.gains else rate
         last = a.passes[-1]
         return Trip(a, self.numbers, state, averages, last, rate, length, fused=a.linear and not a.decay.after_step)
+
+    def _rate(self, whole: Tensor, state: State) -> float | Tensor:
+        rate = per_member(self.recipe.step_size.rate(whole, state, self.numbers), self._one)
+        return float(rate) if whole.device.type == "cpu" else rate
 
     def _widened(self, points: Tensor, rest: Tensor | None) -> Tensor:
         return self.assignment.rounding.widen(points, rest) if self.assignment.narrow else points

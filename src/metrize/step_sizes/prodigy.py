@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from metrize.linalg import alongside, in_rows
-from metrize.norms import MaxEntry
 from metrize.part import Spec
 from metrize.step_sizes.measuring import Measuring
 
@@ -62,7 +61,7 @@ class Prodigy(Measuring):
             raise ValueError(f"Prodigy(d0={self.d0}, d_coef={self.d_coef}): numbers above 0")
         if self.growth_rate is not None and not self.growth_rate > 1:
             raise ValueError(f"Prodigy(growth_rate={self.growth_rate}): a factor above 1, or None")
-        if self.slice_p < 1 or (self.slice_p > 1 and not isinstance(self.measured_in, MaxEntry)):
+        if self.slice_p < 1 or (self.slice_p > 1 and not self.measured_in.elementwise):
             raise ValueError(f"Prodigy(slice_p={self.slice_p}): at least 1, and 1 unless the norm is MaxEntry()")
 
     def reads(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from metrize.moments import Moments
 from metrize.norms import Norm
 from metrize.optim.optimizer import Optimizer
 from metrize.part import Part, parse
-from metrize.recipe import Recipe
+from metrize.recipe import Recipe, as_recipe
 from metrize.rounding import Rounding
 from metrize.rules import Rule, Steepest
 from metrize.spaces import Space
@@ -98,8 +98,8 @@ def subject_of(given: Any, options: Mapping[str, Any]) -> Subject:
     for slot, kind in _SLOTS.items():
         if isinstance(given, kind):
             return Subject(Recipe().replace(**{slot: given}), None, options)
-    if isinstance(given, Recipe):
-        return Subject(given, None, options)
+    if (recipe := as_recipe(given)) is not None:
+        return Subject(recipe, None, options)
     raise TypeError(f"{given!r}: give a part, a recipe, the text of either, or a subclass of metrize.Optimizer")
 
 

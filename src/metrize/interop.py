@@ -6,6 +6,7 @@ nothing from then on: build a new one afterwards. If one weight of a model canno
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterable
 from typing import Any
@@ -173,9 +174,20 @@ def _computed(place: Place, space: Space | None) -> tuple[Tensor, Space]:
     return _on(where, value), where
 
 
+@functools.singledispatch
+def _is_orthogonal(space: Space) -> bool:
+    """Whether torch's `orthogonal` parametrizes the same set."""
+    return False
+
+
+@_is_orthogonal.register(Stiefel)
+def _(space: Stiefel) -> bool:
+    return space.blocks == 1
+
+
 def _parametrizable(weight: Tensor, places: list[Place], space: Space) -> None:
     """Refuse what torch's `orthogonal` cannot express."""
-    if not isinstance(space, Stiefel) or space.blocks > 1:
+    if not _is_orthogonal(space):
         raise SpaceError(f"torch's `orthogonal` knows whole matrices with orthonormal rows or columns, and not {space}")
     if len(places) > 1:
         names = ", ".join(name for name, _, _ in places)
@@ -202,19 +214,48 @@ def _of_manifold(geoopt: Any, parameter: Any, value: Tensor) -> Space:
     raise SpaceError(f"on geoopt's {manifold}, which has no counterpart here; take it out of the model first")
 
 
+@functools.singledispatch
+def _counterpart(space: Space, geoopt: Any, weight: Tensor) -> Any:
+    """The manifold of geoopt that a space is; None: there is none."""
+    return geoopt.Euclidean() if space.flat else None
+
+
+@_counterpart.register(Stiefel)
+def _(space: Stiefel, geoopt: Any, weight: Tensor) -> Any:
+    whole = space.blocks == 1 and weight.shape[-2] >= weight.shape[-1]
+    return geoopt.CanonicalStiefel() if whole else None
+
+
+@_counterpart.register(Sphere)
+def _(space: Sphere, geoopt: Any, weight: Tensor) -> Any:
+    unit = space.radius == 1 and space._dims(weight.ndim) == (weight.ndim - 1,)
+    return geoopt.Sphere() if unit else None
+
+
+@_counterpart.register(PoincareBall)
+def _(space: PoincareBall, geoopt: Any, weight: Tensor) -> Any:
+    return geoopt.PoincareBall(c=-space.curvature) if _along_last(space, weight) else None
+
+
+@_counterpart.register(Lorentz)
+def _(space: Lorentz, geoopt: Any, weight: Tensor) -> Any:
+    return geoopt.Lorentz(k=-1 / space.curvature) if _along_last(space, weight) else None
+
+
+@_counterpart.register(SPD)
+def _(space: SPD, geoopt: Any, weight: Tensor) -> Any:
+    whole = space.metric == "affine" and space.blocks == 1
+    return geoopt.SymmetricPositiveDefinite() if whole else None
+
+
+def _along_last(space: Hyperbolic, weight: Tensor) -> bool:
+    return space.axis % weight.ndim == weight.ndim - 1
+
+
 def _manifold_of(geoopt: Any, space: Space, weight: Tensor) -> Any:
     """The manifold of geoopt that a space is."""
-    if isinstance(space, Stiefel) and space.blocks == 1 and weight.shape[-2] >= weight.shape[-1]:
-        return geoopt.CanonicalStiefel()
-    if isinstance(space, Sphere) and space.radius == 1 and space._dims(weight.ndim) == (weight.ndim - 1,):
-        return geoopt.Sphere()
-    if isinstance(space, Hyperbolic) and space.axis % weight.ndim == weight.ndim - 1:
-        k = -space.curvature
-        return geoopt.PoincareBall(c=k) if isinstance(space, PoincareBall) else geoopt.Lorentz(k=1 / k)
-    if isinstance(space, SPD) and space.metric == "affine" and space.blocks == 1:
-        return geoopt.SymmetricPositiveDefinite()
-    if space.flat:
-        return geoopt.Euclidean()
+    if (manifold := _counterpart(space, geoopt, weight)) is not None:
+        return manifold
     raise SpaceError(
         f"geoopt has no counterpart of {space} for shape {tuple(weight.shape)}: it knows orthonormal columns of whole "
         "matrices, and unit vectors and hyperbolic points along the last axis"

@@ -21,12 +21,12 @@ _MOMENT = "moment"  # the average of gradients, among the state that `find` is h
 
 @dataclasses.dataclass(frozen=True)
 class COAP(Subspace):
-    """COAP: every `period` steps the basis takes a gradient step; every `reproject`-th time it is computed from scratch.
+    """COAP: every `period` steps the basis takes a gradient step; every `reproject`-th time it is computed afresh.
 
     The gradient step lowers ``mean((G^ - G)^2) (1 - mean cos(M^, G))``, where ``G^`` is the gradient as the subspace
     keeps it and ``M^`` the average of gradients. Computed from scratch, the basis of a matrix comes from a sketch that
-    starts from the basis before; that of a convolution ``[O, I, k, k]`` from its Tucker-2 decomposition, in both channel
-    dimensions (Tucker-1, of the output channels, where the last dimension is 1).
+    starts from the basis before; that of a convolution ``[O, I, k, k]`` from its Tucker-2 decomposition, in both
+    channel dimensions (Tucker-1, of the output channels, where the last dimension is 1).
 
     A matrix is projected on its shorter side, if the rank is below it. Tensors of other dimensions and small
     convolutions keep their own coordinates.

@@ -53,6 +53,11 @@ WHEN = {
     "AdamNC": "you want Adam with a proof of convergence",
     "Grams": "Adam should never step against the gradient of the batch",
     "MARS": "batches are noisy: it corrects the gradient by the one before",
+    "AdEMAMix": "runs are long: a slow second average remembers gradients of thousands of steps ago",
+    "ADOPT": "Adam does not converge, or b2 is hard to choose",
+    "LaProp": "gradients should be scaled before they are averaged, so that both betas can be chosen freely",
+    "AdaBelief": "steps should be long where gradients agree with their average",
+    "Tiger": "as Lion or Signum, with one slow average and nothing to look ahead",
     "NAdam": "you want Adam with Nesterov's momentum",
     "FAdam": "you want the reading of Adam as natural gradient",
     "GaLore": "matrices are large and their gradients of low rank",
@@ -67,6 +72,8 @@ WHEN = {
     "SOAP8bit": "as SOAP, with averages in a quarter of the bytes",
     "COAPMuon": "as Muon, with momentum in a subspace",
     "FreeMuon": "as Muon, without a learning rate to tune",
+    "NorMuon": "as Muon, with rows of the update scaled to one length",
+    "AdaMuon": "as Muon, with entries of the update scaled as in Adam",
 }
 """In which case an optimizer of the catalogue is worth a try."""
 

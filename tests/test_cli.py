@@ -125,7 +125,7 @@ def test_every_field_of_a_run_has_its_option(tiny: list[str], monkeypatch: pytes
     monkeypatch.setattr(compare_module, "check", seen.extend)
     monkeypatch.setattr(trainer, "train", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
     words = "--optimizer SGD --option momentum=0.5 --option nesterov=True --space Stiefel() --seed 3 --threads 2"
-    words += " --nproc 2"
+    words += " --nproc 2 --schedule wsd --warmup 0.5 --clip 1 --accumulate 2 --dtype bf16 --weight-decay 0.1"
     main(["train", *tiny, *words.split(), "--checkpoint-every", "5", "--data-root", "data"])
     assert seen == [
         RunConfig(
@@ -144,6 +144,12 @@ def test_every_field_of_a_run_has_its_option(tiny: list[str], monkeypatch: pytes
             text_file=str(tmp_path / "text"),
             threads=2,
             nproc=2,
+            schedule="wsd",
+            warmup=0.5,
+            clip=1.0,
+            accumulate=2,
+            dtype="bf16",
+            weight_decay=0.1,
         )
     ]
     unset = [field.name for field in dataclasses.fields(RunConfig) if getattr(seen[0], field.name) == field.default]

@@ -78,7 +78,7 @@ class Part:
         return f"{type(self).__name__}({', '.join(told)})"
 
     def __str__(self) -> str:
-        """The sentence with defaults left out, as a person would write it."""
+        """The recipe with defaults left out, as a person would write it."""
         fields = [(f, getattr(self, f.name)) for f in dataclasses.fields(self)]
         told = [f"{f.name}={_text(value)}" for f, value in fields if value != _default(f)]
         return f"{type(self).__name__}({', '.join(told)})"
@@ -164,56 +164,56 @@ def known_parts() -> dict[str, type[Part]]:
 
 
 @functools.lru_cache(maxsize=1024)
-def parse(sentence: str) -> Part:
-    """Read a part from its sentence, such as ``"Stiefel(blocks=21)"``; nothing is evaluated.
+def parse(text: str) -> Part:
+    """Read a part from its text, such as ``"Stiefel(blocks=21)"``; nothing is evaluated.
 
     Args:
-        sentence: ``Name(argument=literal, ...)``, where a literal may be another part.
+        text: ``Name(argument=literal, ...)``, where a literal may be another part.
 
     Raises:
-        ValueError: the text is no such sentence, or names an unknown part or argument.
+        ValueError: the text is no part, or names an unknown part or argument.
     """
     try:
-        tree = ast.parse(sentence, mode="eval").body
+        tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        raise ValueError(f"cannot read {sentence!r} as a part such as 'Stiefel(blocks=2)': {error.msg}") from None
-    part = _build(tree, sentence)
+        raise ValueError(f"cannot read {text!r} as a part such as 'Stiefel(blocks=2)': {error.msg}") from None
+    part = _build(tree, text)
     if not isinstance(part, Part):
-        raise ValueError(f"{sentence!r} is not a part; write it like 'Stiefel(blocks=2)'")
+        raise ValueError(f"{text!r} is not a part; write it like 'Stiefel(blocks=2)'")
     return part
 
 
-def _build(node: ast.expr, sentence: str) -> Any:
+def _build(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Name):  # `Stiefel` is short for `Stiefel()`
-        return _CONSTANTS[node.id] if node.id in _CONSTANTS else _class_of(node.id, sentence)()
+        return _CONSTANTS[node.id] if node.id in _CONSTANTS else _class_of(node.id, text)()
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and ast.unparse(node.operand) in _CONSTANTS:
         return -_CONSTANTS[ast.unparse(node.operand)]
     if isinstance(node, ast.Tuple | ast.List):
-        return tuple(_build(entry, sentence) for entry in node.elts)
+        return tuple(_build(entry, text) for entry in node.elts)
     if not isinstance(node, ast.Call):
         try:
             return ast.literal_eval(node)
         except ValueError:
-            raise ValueError(f"{ast.unparse(node)!r} in {sentence!r} is not a number, a string or a part") from None
+            raise ValueError(f"{ast.unparse(node)!r} in {text!r} is not a number, a string or a part") from None
     if not isinstance(node.func, ast.Name) or node.args or any(k.arg is None for k in node.keywords):
-        raise ValueError(f"write {sentence!r} with named arguments only, like 'Stiefel(blocks=2)'")
-    cls = _class_of(node.func.id, sentence)
-    arguments = {str(k.arg): _build(k.value, sentence) for k in node.keywords}
+        raise ValueError(f"write {text!r} with named arguments only, like 'Stiefel(blocks=2)'")
+    cls = _class_of(node.func.id, text)
+    arguments = {str(k.arg): _build(k.value, text) for k in node.keywords}
     try:
         return cls(**arguments)
     except TypeError as error:
         names = ", ".join(f.name for f in dataclasses.fields(cls))
-        raise ValueError(f"{sentence!r}: {error}; {cls.__name__} takes {names or 'no arguments'}") from None
+        raise ValueError(f"{text!r}: {error}; {cls.__name__} takes {names or 'no arguments'}") from None
 
 
-def _class_of(name: str, sentence: str) -> type[Part]:
+def _class_of(name: str, text: str) -> type[Part]:
     if name in Part.contracts:
-        raise ValueError(f"{sentence!r}: {_is_contract(Part.contracts[name])}")
+        raise ValueError(f"{text!r}: {_is_contract(Part.contracts[name])}")
     if name not in Part.known and name not in (known := known_parts()):
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; known parts: {', '.join(sorted(known))}"
         own = "; if it is your own, import the module that defines it before loading"
-        raise ValueError(f"unknown part {name!r} in {sentence!r}{hint}{own}")
+        raise ValueError(f"unknown part {name!r} in {text!r}{hint}{own}")
     return Part.known[name]
 
 

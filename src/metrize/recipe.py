@@ -1,4 +1,4 @@
-"""The sentence that says what an optimizer does to a tensor."""
+"""The recipe that says what an optimizer does to a tensor."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ class Recipe(Part):
             shape: of the tensor; complex numbers count as pairs.
 
         Raises:
-            SpaceError: with the reason and the nearest sentence that works.
+            SpaceError: with the reason and the nearest recipe that works.
         """
         if reason := self._objection(space, shape):
             nearest = self.nearest(space, shape)
-            raise SpaceError(reason if nearest is None else f"{reason}; the nearest sentence that works: {nearest}")
+            raise SpaceError(reason if nearest is None else f"{reason}; the nearest recipe that works: {nearest}")
 
     def check_complex(self, dtype: torch.dtype) -> None:
         """Refuse parts that would take the real and the imaginary parts of a complex tensor for two columns.
@@ -133,7 +133,7 @@ class Recipe(Part):
             )
 
     def nearest(self, space: Space, shape: torch.Size) -> Recipe | None:
-        """The sentence that works with the fewest slots put back to their defaults; None: there is none.
+        """The recipe that works with the fewest slots put back to their defaults; None: there is none.
 
         A tensor for which nothing works on its space is left free.
 
@@ -217,13 +217,13 @@ def as_recipe(given: Any) -> Recipe | None:
     return given if isinstance(given, Recipe) else None
 
 
-def parse_recipe(sentence: str) -> Recipe:
+def parse_recipe(text: str) -> Recipe:
     """Read a recipe from ``repr(recipe)``.
 
     Raises:
-        ValueError: it is no sentence, or not one of a recipe.
+        ValueError: it is no recipe.
     """
-    part = parse(sentence)
+    part = parse(text)
     if not isinstance(part, Recipe):
-        raise ValueError(f"{sentence!r} is a {type(part).__name__}, not a recipe")
+        raise ValueError(f"{text!r} is a {type(part).__name__}, not a recipe")
     return part

@@ -56,7 +56,7 @@ class Nearest(Rounding):
 class Stochastic(Rounding):
     """Up or down at random, ``P(up) = (x - low) / (high - low)``, so that small steps count on average.
 
-    Random numbers come from a generator that is made anew for each parameter and step from a seed in the state, so that
+    Random numbers come from a generator that is made for each parameter and step from a seed in the state, so that
     a resumed run draws what the straight run would have drawn.
 
     Args:

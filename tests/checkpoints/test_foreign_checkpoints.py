@@ -114,7 +114,7 @@ def test_muon_of_torch_beside_parameters_that_it_does_not_train() -> None:
     group = old_names["param_groups"][0]
     group["params"], group["param_names"] = keep, [named[i][0] for i in keep]
     saved = {"state": {i: old_names["state"][i] for i in keep}, "param_groups": [group]}
-    with pytest.warns(UserWarning, match="no state of .*start anew"):
+    with pytest.warns(UserWarning, match="no state of .*start from zero"):
         new.load_state_dict(saved)
     for name, p in named:
         if name in matrices:

@@ -217,7 +217,7 @@ def test_a_new_parameter_is_told() -> None:
     saved = optimizer.state_dict()
     del saved["state"][0]
     other = metrize.Adam(model)
-    with pytest.warns(UserWarning, match="no state of 'embed.weight': their averages start anew"):
+    with pytest.warns(UserWarning, match="no state of 'embed.weight': their averages start from zero"):
         other.load_state_dict(saved)
 
 

@@ -29,7 +29,7 @@ from metrize import (
     step_sizes,
 )
 
-TOLD = "; the nearest sentence that works: "
+TOLD = "; the nearest recipe that works: "
 FREE = Vector()
 SLOTS = ("decay", "moments", "step_size", "frame", "rule")
 
@@ -163,7 +163,7 @@ def test_no_sentence_is_nearer_than_the_one_that_is_named(recipe: Recipe) -> Non
 
 def test_nothing_is_added_where_a_group_is_refused() -> None:
     optimizer = metrize.Adam([nn.Parameter(torch.ones(3))])
-    with pytest.raises(metrize.SpaceError, match="nearest sentence"):
+    with pytest.raises(metrize.SpaceError, match="nearest recipe"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(4))], "recipe": metrize.Muon.recipe()})
     assert len(optimizer.param_groups) == 1
 

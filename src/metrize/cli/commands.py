@@ -95,7 +95,7 @@ def train(
         with _mendable(ValueError):
             saved = RunConfig.load(resume)
             config = dataclasses.replace(saved, nproc=config.nproc or saved.nproc)
-    folder = resume or out or Path("runs", f"{config.task}-{slug(config.label)}-seed{config.seed}")
+    folder = resume or out or Path("runs", f"{slug(config.task)}-{slug(config.label)}-seed{config.seed}")
     _check([config])
     with _stoppable(f"metrize train --resume {folder}"), watching([folder.name], stderr=as_json) as watch:
         train_run(config, folder, watch, resume=resume is not None)
@@ -128,7 +128,7 @@ def compare(
     from metrize.cli.progress import watching
     from metrize.lab.compare import compare as compare_runs
     from metrize.lab.compare import parse_method
-    from metrize.lab.runs import Comparison
+    from metrize.lab.runs import Comparison, slug
     from metrize.lab.tasks import task_of
 
     with _mendable(ValueError):
@@ -138,7 +138,7 @@ def compare(
     if resume:
         _refuse_others(bool(setting != Setting() or method or seeds != 1 or target is not None or out is not None))
         comparison = Comparison.load(resume)
-    folder = resume or out or Path("runs", f"{base.task}-comparison")
+    folder = resume or out or Path("runs", f"{slug(base.task)}-comparison")
     _check(comparison.methods)
     names = [name for name, _ in comparison.runs()]
     with _stoppable(f"metrize compare --resume {folder}"), watching(names, stderr=as_json) as watch:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import os
 import re
-import sys
-import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +16,8 @@ from metrize.calls import near
 from metrize.cli import show
 from metrize.cli.commands import MendableError
 from metrize.cli.settings import Json
+from metrize.lab import places
+from metrize.lab.places import current_folder, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +47,7 @@ def plan(model: str, *, example: str | None = None, as_json: Json = False) -> No
     except Exception as error:
         if not hasattr(error, "__notes__"):  # which says that the user's model raised it
             raise
-        raise MendableError("\n".join([_first_line(error), *error.__notes__])) from error
+        raise MendableError("\n".join([first_line(error), *error.__notes__])) from error
     if as_json:
         show.as_json(_plain(drawn))
     else:
@@ -168,41 +165,13 @@ def model_of(path: str) -> nn.Module:
 
 def called(path: str) -> Any:
     """What the function at ``package.module:name`` returns; modules of the current folder are found too."""
-    module, colon, name = path.partition(":")
-    if not colon:
+    if ":" not in path:
         raise MendableError(f"{path!r} is neither a shape such as 2x16:int nor a function such as package.module:name")
-    with current_folder():
-        try:
-            make = getattr(importlib.import_module(module), name)
-        except Exception as error:  # whatever the module does when it is imported
-            raise MendableError(f"cannot find {path!r}: {_first_line(error)}") from error
-        try:
-            return make()
-        except Exception as error:
-            raise MendableError(f"{path} failed: {_first_line(error)}, {_place(error)}") from error
-
-
-@contextlib.contextmanager
-def current_folder() -> Iterator[None]:
-    """Modules of the current folder are found, as by ``python -m``."""
-    entry = os.getcwd()
-    sys.path.insert(0, entry)
     try:
-        yield
-    finally:
-        # this very object, because what was imported may have changed the path, and have entries that are equal
-        sys.path[:] = [other for other in sys.path if other is not entry]
+        return places.called(path)
+    except places.PlaceError as error:
+        raise MendableError(str(error)) from error
 
 
 def _told(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(filter(None, (f"{type(error).__name__}:", str(error).partition("\n")[0]))).removesuffix(":")
-
-
-def _place(error: Exception) -> str:
-    """Where in the user's files it was raised."""
-    *_, last = traceback.extract_tb(error.__traceback__)
-    return f"in {last.filename}, line {last.lineno}"

@@ -25,7 +25,7 @@ class Setting:
     """What is trained and for how long; all of a run but its method and seed.
 
     Args:
-        task: A task of `metrize list`, such as digits or wave.
+        task: A task of `metrize list`, such as digits or wave, or one of your own, such as package.module:task.
         lr: Learning rate.
         model: Argument of the task's model, such as layers=4 or skip=True; may be given again.
         steps: Optimizer steps of a run.
@@ -36,6 +36,12 @@ class Setting:
         text_file: File of the text task; without it, the standard library's own sources.
         threads: Threads of torch in each process; without it, torch chooses, or the processes share the cores.
         nproc: Processes that share the model and each batch.
+        schedule: Learning rate after the warm-up: constant, linear, cosine, or wsd, of which the last fifth falls.
+        warmup: Steps in which the learning rate rises; below 1, a share of all steps.
+        clip: Largest norm of the gradient of a step.
+        accumulate: Batches whose mean gradient makes a step.
+        dtype: bf16 computes the loss under autocast.
+        weight_decay: Weight decay of every method that does not say its own.
     """
 
     task: str = RunConfig.task
@@ -50,6 +56,12 @@ class Setting:
     text_file: Path | None = None
     threads: Count | None = None
     nproc: Count | None = None
+    schedule: str = RunConfig.schedule
+    warmup: float = RunConfig.warmup
+    clip: float | None = None
+    accumulate: Count = RunConfig.accumulate
+    dtype: str | None = None
+    weight_decay: float | None = None
 
     def config(self) -> RunConfig:
         """The configuration of a run with the default method and seed.

@@ -21,12 +21,12 @@ _MOMENT = "moment"  # the average of gradients, among the state that `find` is h
 
 @dataclasses.dataclass(frozen=True)
 class COAP(Subspace):
-    """COAP: every `period` steps the basis takes a gradient step, and every `reproject`-th time it is computed anew.
+    """COAP: every `period` steps the basis takes a gradient step; every `reproject`-th time it is computed afresh.
 
     The gradient step lowers ``mean((G^ - G)^2) (1 - mean cos(M^, G))``, where ``G^`` is the gradient as the subspace
-    keeps it and ``M^`` the average of gradients. Computed anew, the basis of a matrix comes from a sketch that starts
-    from the basis before; that of a convolution ``[O, I, k, k]`` from its Tucker-2 decomposition, in both channel
-    dimensions (Tucker-1, of the output channels, where the last dimension is 1).
+    keeps it and ``M^`` the average of gradients. Computed from scratch, the basis of a matrix comes from a sketch that
+    starts from the basis before; that of a convolution ``[O, I, k, k]`` from its Tucker-2 decomposition, in both
+    channel dimensions (Tucker-1, of the output channels, where the last dimension is 1).
 
     A matrix is projected on its shorter side, if the rank is below it. Tensors of other dimensions and small
     convolutions keep their own coordinates.
@@ -97,7 +97,7 @@ class COAP(Subspace):
 
     def find(self, grad: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
         before = self.member_bases(grad, state)
-        if _MOMENT in state and not self._starts_anew(state):
+        if _MOMENT in state and not self._from_scratch(state):
             return self._nudged(grad, state[_MOMENT].to(grad.dtype), before)
         if grad.ndim > 2:
             found = tucker(grad, self.ranks(grad.shape))
@@ -105,7 +105,7 @@ class COAP(Subspace):
             found = {dim: sketched(grad, dim, starting(basis)) for dim, basis in before.items()}
         return {dim: aligned(basis, before[dim]) for dim, basis in found.items()}
 
-    def _starts_anew(self, state: dict[str, Tensor]) -> bool:
+    def _from_scratch(self, state: dict[str, Tensor]) -> bool:
         done, phase = int(state["step"]) - 1, int(state["phase"]) if self.stagger else 0
         # the phase decides which of the changes is a new basis as well: else all of them would fall into one period
         return done == 0 or int(state["failures"]) > 0 or ((done + phase) // self.period + phase) % self.reproject == 0

@@ -1,4 +1,4 @@
-"""When a basis is made anew, and what happens where that fails."""
+"""When a basis is refreshed, and what happens where that fails."""
 
 from __future__ import annotations
 

@@ -80,11 +80,11 @@ class Subspace(Frame, abstract=True):
                 self.refresh(members, coords, state, carry)
 
     def members(self, state: dict[str, Tensor]) -> list[int]:
-        """Whose basis is to be made anew before this step."""
+        """Whose basis is refreshed before this step."""
         return sorted({*without_basis(state), *due(state, self.period)})
 
     def refresh(self, members: list[int], coords: Tensor, state: dict[str, Tensor], carry: Carry) -> None:
-        """Make the bases of these members anew."""
+        """Compute new bases for these members."""
         before = self.bases(coords, state, members) if self.carry else {}
         for i in members:
             row = {key: value[i] for key, value in state.items()}

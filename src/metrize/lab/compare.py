@@ -17,6 +17,7 @@ from metrize.lab.events import Event
 from metrize.lab.report import Report, draw_report
 from metrize.lab.runs import Comparison, is_finished
 from metrize.lab.tasks import task_of
+from metrize.lab.tasks.own import rehearse
 from metrize.lab.trainer import train
 
 
@@ -56,8 +57,10 @@ def check(configs: Iterable[RunConfig]) -> None:
     torch.set_num_threads(1)
     try:
         for config in configs:
-            methods.build(config)
-            task_of(config).load(config)
+            model, _ = methods.build(config)
+            data = task_of(config).load(config)
+            if ":" in config.task:
+                rehearse(config.task, model, data, config.seed, config.batch_size)
     finally:
         torch.set_num_threads(threads)
 

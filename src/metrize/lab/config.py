@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from metrize.lab.durable import first_line, write_text
+from metrize.lab.schedule import SCHEDULES, warmup_steps
 from metrize.values import fitted, hints_of
 
 _Kind = TypeVar("_Kind")
+
+
+LATER = ("schedule", "warmup", "clip", "accumulate", "dtype", "weight_decay")
+"""Settings that a run has at their defaults where its files do not name them."""
 
 
 class FolderError(ValueError):
@@ -23,7 +29,7 @@ class RunConfig:
     """One run of the lab; everything that decides its numbers is here.
 
     Args:
-        task: a name of `metrize.lab.tasks.TASKS`, such as ``digits``.
+        task: a name of `metrize.lab.tasks.TASKS`, such as ``digits``, or the place of one, ``package.module:task``.
         optimizer: a name of the catalogue (``Adam``, ``AdamW``, ``SGD``, ...).
         space: the sentence of the space that the task's constrained weights are on, such as ``Stiefel()``; None trains
             them freely.
@@ -39,9 +45,15 @@ class RunConfig:
         text_file: file of the ``text`` task; None reads the standard library's own sources.
         threads: torch threads of each process; None leaves torch's choice, or shares the cores among the processes.
         nproc: processes on this machine that share the model and each batch; None trains in the calling one.
+        schedule: of the learning rate after the warm-up: ``constant``, ``linear``, ``cosine`` or ``wsd``.
+        warmup: steps in which the learning rate rises linearly; below 1, a share of all steps.
+        clip: largest norm of the gradient of a step; a longer one is shortened. None leaves it.
+        accumulate: batches whose mean gradient makes a step.
+        dtype: ``bf16`` computes the loss under autocast; None in the dtype of the weights.
+        weight_decay: of every method that does not say its own; None is the optimizer's.
 
     Raises:
-        ValueError: the processes cannot share a batch evenly.
+        ValueError: the processes cannot share a batch evenly, or a number has no meaning.
     """
 
     task: str = "digits"
@@ -59,10 +71,26 @@ class RunConfig:
     text_file: str | None = None
     threads: int | None = None
     nproc: int | None = None
+    schedule: str = "constant"
+    warmup: float = 0.0
+    clip: float | None = None
+    accumulate: int = 1
+    dtype: str | None = None
+    weight_decay: float | None = None
 
     def __post_init__(self) -> None:
         if self.nproc is not None and (self.nproc < 1 or self.batch_size % self.nproc):
             raise ValueError(f"{self.nproc} processes cannot share a batch of {self.batch_size} samples evenly")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; known: {', '.join(SCHEDULES)}")
+        if not 0 <= self.warmup < math.inf or warmup_steps(self.steps, self.warmup) > self.steps:
+            raise ValueError(f"warmup={self.warmup!r}: a run of {self.steps} steps has 0 to {self.steps} of them")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip={self.clip!r}: the largest norm of a gradient is above 0")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate={self.accumulate!r}: a step takes one batch at least")
+        if self.dtype not in (None, "bf16"):
+            raise ValueError(f"unknown dtype {self.dtype!r}; known: bf16")
 
     @property
     def label(self) -> str:
@@ -79,7 +107,8 @@ class RunConfig:
         """What decides the numbers of the run, as JSON reads it back: without tuples, and without ``nproc``."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         del values["nproc"]  # who computes what changes a run in rounding only, so that it may go on with more or fewer
-        return values
+        # checkpoints from before these were settings do not name them
+        return {name: value for name, value in values.items() if name not in LATER or value != getattr(RunConfig, name)}
 
     @classmethod
     def load(cls, folder: Path) -> RunConfig:

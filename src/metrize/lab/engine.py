@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import metrize
 from metrize.lab import checkpoint, methods
 from metrize.lab.checkpoint import Header
 from metrize.lab.config import RunConfig
-from metrize.lab.models import Model
 
 
 class Engine:
@@ -27,11 +26,11 @@ class Engine:
     leads = True
     size = 1
 
-    def build(self, config: RunConfig) -> tuple[Model, metrize.Optimizer]:
+    def build(self, config: RunConfig) -> tuple[nn.Module, metrize.Optimizer]:
         """The model of a run and its optimizer."""
         return methods.build(config)
 
-    def whole(self, model: Model) -> Model:
+    def whole(self, model: nn.Module) -> nn.Module:
         """A model that holds whole weights, to be evaluated."""
         return model
 
@@ -47,7 +46,7 @@ class Engine:
         """Whether it is so in any process."""
         return flag
 
-    def save(self, folder: Path, step: int, header: Header, model: Model, optimizer: metrize.Optimizer) -> Path:
+    def save(self, folder: Path, step: int, header: Header, model: nn.Module, optimizer: metrize.Optimizer) -> Path:
         """Write a checkpoint, and remove all but this one and the one before.
 
         Args:
@@ -64,7 +63,7 @@ class Engine:
         return checkpoint.save(folder, step, header, state)
 
     def load(
-        self, folder: Path, config: Mapping[str, Any], model: Model, optimizer: metrize.Optimizer
+        self, folder: Path, config: Mapping[str, Any], model: nn.Module, optimizer: metrize.Optimizer
     ) -> Header | None:
         """Take over the newest checkpoint that is whole, and return its header; None if there has been none.
 

@@ -28,6 +28,14 @@ def numerics(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def autocast(dtype: str | None) -> contextlib.AbstractContextManager[object]:
+    """The arithmetic of a loss: ``bf16`` under torch's autocast; None as the weights are."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(kind, dtype=torch.bfloat16)
+
+
 @contextlib.contextmanager
 def stop_requests(stop: Callable[[], bool] | None) -> Iterator[Callable[[], bool]]:
     """Answers whether the caller or a signal asked to stop; Ctrl-C and SIGTERM are noted instead of obeyed."""

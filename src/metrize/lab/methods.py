@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 import metrize
 from metrize import calls
 from metrize.lab.config import RunConfig
 from metrize.lab.models import Model
-from metrize.lab.tasks import TASKS, pick, task_of
+from metrize.lab.tasks import pick, task_named, task_of
 
 
-def build(config: RunConfig) -> tuple[Model, metrize.Optimizer]:
+def build(config: RunConfig) -> tuple[nn.Module, metrize.Optimizer]:
     """The model of a run and its optimizer.
 
     Raises:
@@ -21,7 +23,7 @@ def build(config: RunConfig) -> tuple[Model, metrize.Optimizer]:
     return model, build_optimizer(config, model)
 
 
-def build_model(config: RunConfig) -> Model:
+def build_model(config: RunConfig) -> nn.Module:
     """The model of the task, its constrained weights on the space if one is named."""
     model = task_of(config).build_model(config)
     if config.space:
@@ -29,10 +31,12 @@ def build_model(config: RunConfig) -> Model:
     return model
 
 
-def build_optimizer(config: RunConfig, model: Model) -> metrize.Optimizer:
+def build_optimizer(config: RunConfig, model: nn.Module) -> metrize.Optimizer:
     """The optimizer of all weights of a model."""
     optimizer = pick("optimizer", config.optimizer, metrize.catalogue())
     options = {name: _part(value) for name, value in config.options.items()}
+    if config.weight_decay is not None:
+        options.setdefault("weight_decay", config.weight_decay)
     return calls.call(optimizer, model, lr=config.lr, **options)
 
 
@@ -46,7 +50,7 @@ def space_of(task: str, words: str | None) -> str | None:
     Raises:
         ValueError: the task is unknown; lists the known ones.
     """
-    own = pick("task", task, TASKS).space
+    own = task_named(task).space
     return {"": own, "none": None}.get((words or "").lower(), words)
 
 
@@ -55,7 +59,12 @@ def _part(value: Any) -> Any:
     return metrize.parse(value) if isinstance(value, str) and value.endswith(")") else value
 
 
-def _constrain(model: Model, sentence: str) -> None:
+def _constrain(model: nn.Module, sentence: str) -> None:
     space = metrize.parse_space(sentence)
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"the task does not say which weights {sentence} is for; in the function that makes the model, "
+            "call metrize.constrain(module, name, space)"
+        )
     for module, name, blocks in model.constrained():
         metrize.constrain(module, name, space.replace(blocks=blocks) if blocks > 1 else space)

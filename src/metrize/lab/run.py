@@ -10,10 +10,15 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 import metrize
 from metrize.lab.config import FolderError, RunConfig
-from metrize.lab.data import Data
+from metrize.lab.data import stream
+from metrize.lab.data.batches import seeded
 from metrize.lab.durable import write_text
 from metrize.lab.engine import Engine
 from metrize.lab.events import (
@@ -28,8 +33,8 @@ from metrize.lab.events import (
     finite,
     read_records,
 )
-from metrize.lab.host import numerics, stop_requests
-from metrize.lab.models import Model
+from metrize.lab.host import autocast, numerics, stop_requests
+from metrize.lab.schedule import factor
 from metrize.lab.summary import Summary
 from metrize.lab.tasks import Conclusion, task_of
 
@@ -96,12 +101,13 @@ class Run:
 
     def __init__(self, config: RunConfig, folder: Path, emit: Callable[[Event], None], engine: Engine) -> None:
         self.config, self.folder, self.emit, self.engine = config, folder, emit, engine
-        self.model: Model
+        self.model: nn.Module
         self.optimizer: metrize.Optimizer
         self.model, self.optimizer = engine.build(config)
         self.task = task_of(config)
-        self.data: Data = self.task.load(config)
+        self.data: Any = self.task.load(config)
         self.step, self.seconds, self.diverged = 0, 0.0, False
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer_seconds: list[float] = []
 
     @property
@@ -168,13 +174,11 @@ class Run:
     def _train_step(self) -> None:
         start = time.perf_counter()
         self.optimizer.zero_grad()
-        inputs, targets = self.data.batch(self.config.seed, self.step, self.config.batch_size)
-        loss = self.model.loss(self.model(self.engine.part(inputs)), self.engine.part(targets))
-        loss.backward()  # type: ignore[no-untyped-call]
-        value = self.engine.sum(loss.item()) / self.engine.size
+        value = statistics.fmean(map(self._backward, range(self.config.accumulate)))
         if not math.isfinite(value):
             self.diverged = True
             return
+        self._prepare_step()
         before = time.perf_counter()
         self.optimizer.step()
         self.optimizer_seconds.append(time.perf_counter() - before)
@@ -182,9 +186,34 @@ class Run:
         self.seconds += time.perf_counter() - start
         self._record(Stepped(self.step, self.seconds, value))
 
+    def _backward(self, index: int) -> float:
+        """The loss of one batch of a step; its gradient is added, as a part of their mean."""
+        place = self.step * self.config.accumulate + index
+        batch = self.data.batch(self.config.seed, place, self.config.batch_size)
+        # dropout draws from torch's own generator, which a resumed run could not restore
+        with seeded(stream(self.config.seed, "step", place)), autocast(self.config.dtype):
+            loss = self.task.loss(self.model, tree_map_only(Tensor, self.engine.part, batch))
+        part = loss / self.config.accumulate if self.config.accumulate > 1 else loss
+        part.backward()  # type: ignore[no-untyped-call]
+        return self.engine.sum(loss.item()) / self.engine.size
+
+    def _prepare_step(self) -> None:
+        """Shorten the gradient, and set the learning rates of the step."""
+        config = self.config
+        if config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        if config.schedule == "constant" and not config.warmup:
+            return
+        share = factor(config.schedule, self.step, config.steps, config.warmup)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = share * rate
+
     def _evaluate(self) -> None:
         model = self.engine.whole(self.model)
-        figures = dict(self.task.evaluate(model, self.data))
+        training = model.training
+        with seeded(stream(self.config.seed, "evaluation")), autocast(self.config.dtype):
+            figures = dict(self.task.evaluate(model.eval(), self.data))
+        model.train(training)
         loss = figures.pop("loss")
         if not math.isfinite(loss):
             self.diverged = True
@@ -245,7 +274,7 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _count(model: Model) -> int:
+def _count(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 

@@ -25,7 +25,6 @@ from metrize.lab.checkpoint import Header
 from metrize.lab.config import RunConfig
 from metrize.lab.durable import NotWrittenError, draft_of
 from metrize.lab.engine import Engine
-from metrize.lab.models import Model
 from metrize.lab.resharding import state_of, take_over
 
 _Result = TypeVar("_Result")
@@ -40,16 +39,16 @@ class Processes(Engine):
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.leads = self.rank == 0
-        self._whole: Model
+        self._whole: nn.Module
 
-    def build(self, config: RunConfig) -> tuple[Model, metrize.Optimizer]:
+    def build(self, config: RunConfig) -> tuple[nn.Module, metrize.Optimizer]:
         model = methods.build_model(config)
         self._whole = copy.deepcopy(model)
         shard(model, init_device_mesh("cpu", (self.size,)))
         return model, methods.build_optimizer(config, model)
 
     @torch.no_grad()
-    def whole(self, model: Model) -> Model:
+    def whole(self, model: nn.Module) -> nn.Module:
         for mine, part in zip(self._whole.parameters(), model.parameters(), strict=True):
             mine.copy_(part.full_tensor() if isinstance(part, DTensor) else part)
         return self._whole
@@ -63,11 +62,11 @@ class Processes(Engine):
     def any(self, flag: bool) -> bool:
         return _reduced(flag, dist.ReduceOp.MAX) > 0
 
-    def save(self, folder: Path, step: int, header: Header, model: Model, optimizer: metrize.Optimizer) -> Path:
+    def save(self, folder: Path, step: int, header: Header, model: nn.Module, optimizer: metrize.Optimizer) -> Path:
         return save(folder, step, header, model, optimizer)
 
     def load(
-        self, folder: Path, config: Mapping[str, Any], model: Model, optimizer: metrize.Optimizer
+        self, folder: Path, config: Mapping[str, Any], model: nn.Module, optimizer: metrize.Optimizer
     ) -> Header | None:
         return load_newest(folder, config, model, optimizer)
 

@@ -124,7 +124,7 @@ class _QuantizedStream(Stream):
         largest = blocks.amax(2)
         if self.book.signed:
             largest = torch.maximum(largest, blocks.amin(2).neg_())
-        largest.nan_to_num_(nan=0.0, posinf=0.0)  # where no guard stands before, such a block starts anew
+        largest.nan_to_num_(nan=0.0, posinf=0.0)  # where no guard stands before, such a block starts from zero
         # 0 / 0 has a code too, and with a scale of 0 it is read as 0
         found = self.book.nearest(blocks.div_(largest.unsqueeze(2)).float().view(-1)).view(codes.shape[0], -1)
         codes.copy_(found if found.shape == codes.shape else found[:, : codes.shape[1]])

@@ -13,7 +13,7 @@ Map = Literal["dynamic", "linear", "float8"]
 MAPS: tuple[str, ...] = get_args(Map)
 
 _CELLS = 2**15  # upper halves of the floats from -1 to 1
-_HALF, _SIGN = torch.tensor(16, dtype=torch.int32), torch.tensor(31, dtype=torch.int32)  # else made anew at each call
+_HALF, _SIGN = torch.tensor(16, dtype=torch.int32), torch.tensor(31, dtype=torch.int32)  # else made at each call
 
 
 @dataclasses.dataclass(frozen=True)

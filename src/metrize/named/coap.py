@@ -20,8 +20,8 @@ class COAP(Optimizer):
 
     ``A = G Q``, ``m <- b1 m + (1 - b1) A``, ``v <- b2 v + (1 - b2) A^2``,
     ``p <- p - lr sqrt(1 - b2^t) / (1 - b1^t) scale (m / (sqrt(v) + eps)) Q^T``, then ``p <- (1 - lr weight_decay) p``.
-    Every `period` steps Q takes a gradient step or, every `reproject`-th time, is computed anew, for much less than
-    singular vectors cost (see `metrize.frames.COAP`). Convolutions are projected in both channel dimensions. Small
+    Every `period` steps Q takes a gradient step or, every `reproject`-th time, is computed from scratch, for much less
+    than singular vectors cost (see `metrize.frames.COAP`). Convolutions are projected in both channel dimensions. Small
     convolutions, vectors and other tensors take Adam's own step; a group may hold another recipe.
 
     Args:

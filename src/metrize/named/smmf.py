@@ -21,7 +21,7 @@ class SMMF(Optimizer):
     Both averages are kept as matrices of rank 1, and the signs of the first at one bit each (`RankOne`). ``m <- b1_t m
     + (1 - b1_t) g``, ``v <- b2_t v + (1 - b2_t) g^2``, ``p <- (1 - lr weight_decay) p``, ``p <- p - lr m / (sqrt(v) +
     eps)``, with ``b1_t = momentum growth_rate^(t-1)`` and ``b2_t = 1 - t^decay_rate``. Its learning rate is to be
-    searched anew; that of AdamW is often too small. Of an embedding, rows without a gradient move too, such as that of
+    searched again; that of AdamW is often too small. Of an embedding, rows without a gradient move too, such as that of
     ``padding_idx``: a matrix of rank 1 gives every row a share of what the others left in m.
 
     Args:

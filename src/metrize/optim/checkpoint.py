@@ -160,7 +160,7 @@ def _fit(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The groups as they shall be, and what a user should know; `states` is filled with those of parameters."""
     found = arranged(read_groups(optimizer, state_dict), optimizer.param_groups, optimizer.defaults)
-    groups, changed, anew, place = [], [], [], 0
+    groups, changed, fresh, place = [], [], [], 0
     for at, (own, new) in enumerate(zip(optimizer.param_groups, found, strict=True)):
         count = len(own["params"])
         _check_numbers(at, new.group)
@@ -173,21 +173,21 @@ def _fit(
                 if source.state:
                     states[own["params"][index]] = source.state
             if (source is None or not source.state) and own["params"][index].requires_grad:
-                anew.append(name_of(own, index))
+                fresh.append(name_of(own, index))
         changed += [f"group {at}: {text}" for text in dict.fromkeys(told)]
         groups.append({**new.group, "params": list(range(place, place + count))})
         place += count
-    return groups, _told(changed, anew if states else [])
+    return groups, _told(changed, fresh if states else [])
 
 
-def _told(changed: list[str], anew: list[str]) -> list[str]:
+def _told(changed: list[str], fresh: list[str]) -> list[str]:
     found = []
     if changed:
         settings = "; ".join(changed)
         found.append(f"the checkpoint was written with other settings, and this optimizer keeps its own: {settings}")
-    if anew:
-        names = ", ".join(map(repr, anew[:3])) + (f" and {len(anew) - 3} more" if anew[3:] else "")
-        found.append(f"the checkpoint holds no state of {names}: their averages start anew")
+    if fresh:
+        names = ", ".join(map(repr, fresh[:3])) + (f" and {len(fresh) - 3} more" if fresh[3:] else "")
+        found.append(f"the checkpoint holds no state of {names}: their averages start from zero")
     return found
 
 
@@ -213,7 +213,7 @@ def _check_parameter(at: int, group: dict[str, Any], index: int, source: Source)
         changed = differences(was, now)
     kept_then = _spec(saved.recipe, {**group, **saved.numbers}, index)
     if _of_rounding(kept_then) != _of_rounding(spec) or _lacks_rounding(source, spec):
-        # a setting, whose state starts anew from the weights
+        # a setting, whose state starts from the weights
         kept_then = {key: form for key, form in kept_then.items() if not _rounds(key)} | _of_rounding(spec)
     if saved.recipe != recipe and (other_meaning(saved.recipe, recipe) or kept_then != spec) and not saved.origin:
         raise ValueError(_other_state(at, saved.recipe, recipe, name, kept_then, spec))

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metrize.linalg import is_sharded
 from metrize.part import Part
 from metrize.recipe import Recipe, parse_recipe
 from metrize.spaces import Space, SpaceError, Vector
 from metrize.spaces.base import parse_space
 from metrize.spaces.declare import check_point, declared_space, naming, remind
 from metrize.step.assignment import Assignment, Assignments, as_real, assignment_of
+from metrize.step.exchange import Exchange
 from metrize.step.group import name_of, space_of, trains
 
 Params = nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
@@ -194,3 +196,13 @@ def _basis_parts(groups: Sequence[dict[str, Any]]) -> list[Part]:
 def _trained(groups: Sequence[dict[str, Any]]) -> list[Assignment]:
     known = [(group, Assignments(group)) for group in groups]
     return [a.of(index, p) for group, a in known for index, p in enumerate(group["params"]) if trains(p)]
+
+
+def exchange_of(groups: list[dict[str, Any]]) -> Exchange:
+    """What the parameters need of other processes."""
+    if not any(is_sharded(p) for group in groups for p in group["params"]):
+        return Exchange()
+    from metrize.sharding import Sharded, members  # slow to load, and of use to few
+
+    trained = [member for p, member in members(groups).items() if trains(p)]
+    return Sharded(trained) if trained else Exchange()

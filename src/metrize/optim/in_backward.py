@@ -79,7 +79,7 @@ class InBackward:
             p.grad = None
 
     def _place(self, p: Tensor) -> tuple[Bucket, int]:
-        """Where a parameter is stepped; asked anew with every backward pass, because models change."""
+        """Where a parameter is stepped; asked again with every backward pass, because models change."""
         if p in self._stepped or not self._stepped:
             self.optimizer.init_state()
             self._places = {q: (bucket, i) for bucket in self.optimizer.buckets for i, q in enumerate(bucket.params)}

@@ -17,12 +17,13 @@ from metrize.ambient import isolated
 from metrize.arguments import arguments_of, unknown
 from metrize.decay import Decay
 from metrize.frames import Frame
-from metrize.linalg import held, is_sharded
+from metrize.linalg import held
 from metrize.moments import Moments
 from metrize.optim import checkpoint, summary
 from metrize.optim.groups import (
     Params,
     coverage,
+    exchange_of,
     name_alike,
     newly_declared,
     settle,
@@ -239,7 +240,7 @@ class Optimizer(Called, torch.optim.Optimizer):
             self._forget_orphans()
             if self._buckets is None and not self.state:
                 warn_of_idle_ranks(self.param_groups)
-            self._exchange = _exchange_of(self.param_groups)
+            self._exchange = exchange_of(self.param_groups)
             self._buckets = assemble(self.param_groups, self.state, self._exchange)
             self._signature = self._sign()
             self._measures = any(recipe.step_size.scope is not None for recipe in self.recipes())
@@ -252,7 +253,7 @@ class Optimizer(Called, torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Everything a checkpoint needs: tensors, numbers and text.
 
-        Of parameters that are sharded it holds DTensors, cut anew by rows where one process keeps the whole; that is a
+        Of parameters that are sharded it holds DTensors, cut by rows where one process keeps the whole; that is a
         collective, and all processes of the mesh call it.
         """
         return checkpoint.save(self, super().state_dict)
@@ -385,16 +386,6 @@ class Optimizer(Called, torch.optim.Optimizer):
         live = {p for group in self.param_groups for p in group["params"]}
         for parameter in [p for p in self.state if p not in live]:
             del self.state[parameter]
-
-
-def _exchange_of(groups: list[dict[str, Any]]) -> Exchange:
-    """What the parameters need of other processes."""
-    if not any(is_sharded(p) for group in groups for p in group["params"]):
-        return Exchange()
-    from metrize.sharding import Sharded, members  # slow to load, and of use to few
-
-    trained = [member for p, member in members(groups).items() if trains(p)]
-    return Sharded(trained) if trained else Exchange()
 
 
 def _apart(value: Any) -> Any:

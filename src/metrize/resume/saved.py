@@ -136,12 +136,12 @@ def _own(at: int, group: dict[str, Any], states: list[Any]) -> SavedGroup:
     )
 
 
-def _recipe(at: int, sentence: Any) -> Recipe:
+def _recipe(at: int, text: Any) -> Recipe:
     try:
-        return parse_recipe(sentence)
+        return parse_recipe(text)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"group {at} of the checkpoint was trained with {sentence}, which this version cannot read ({error}); it "
+            f"group {at} of the checkpoint was trained with {text}, which this version cannot read ({error}); it "
             "was written by a newer version of metrize, or with a part whose module is not imported"
         ) from None
 

@@ -93,7 +93,7 @@ def understood(answer: Answer) -> Choice | Role:
     """What a user's answer means.
 
     Raises:
-        ValueError: a sentence or a mapping that is no answer.
+        ValueError: a text or a mapping that is no answer.
         TypeError: anything else.
     """
     if answer is None:

@@ -102,7 +102,7 @@ def layout_of(p: Tensor) -> Layout | None:
 
 
 def wrapped(local: Tensor, like: DTensor, shape: tuple[int, ...], dim: int | None = None) -> DTensor:
-    """This process's part of a tensor of that shape, as a container that checkpoints know how to cut anew.
+    """This process's part of a tensor of that shape, as a container that checkpoints know how to cut again.
 
     Args:
         local: the part.

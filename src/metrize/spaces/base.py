@@ -211,13 +211,13 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
 
 
-def parse_space(sentence: str) -> Space:
-    """Read a space from a sentence such as ``"Stiefel(blocks=21)"``.
+def parse_space(text: str) -> Space:
+    """Read a space from its text, such as ``"Stiefel(blocks=21)"``.
 
     Raises:
-        ValueError: it is no sentence, or names something other than a space.
+        ValueError: it is no part, or one that is not a space.
     """
-    part = parse(sentence)
+    part = parse(text)
     if not isinstance(part, Space):
-        raise ValueError(f"{sentence!r} is a {type(part).__name__}, not a space such as 'Stiefel()'")
+        raise ValueError(f"{text!r} is a {type(part).__name__}, not a space such as 'Stiefel()'")
     return part

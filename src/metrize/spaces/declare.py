@@ -15,8 +15,8 @@ from metrize.ambient import isolated
 from metrize.linalg import whole
 from metrize.spaces.base import Space, SpaceError, parse_space
 
-_RECORD = "metrize_spaces"  # on modules: {parameter name: sentence}
-_TAG = "metrize_space"  # on parameters: sentence
+_RECORD = "metrize_spaces"  # on modules: {parameter name: text}
+_TAG = "metrize_space"  # on parameters: text
 _revision = 0
 
 
@@ -76,7 +76,7 @@ def _warn_of_kernels(layer: str, weight: Tensor, space: Space) -> None:
 
 def spaces_of(model: nn.Module) -> dict[str, Space]:
     """The declared spaces of a model's weights, by qualified name."""
-    return {name: parse_space(sentence) for name, (_, sentence) in _declared(model).items()}
+    return {name: parse_space(text) for name, (_, text) in _declared(model).items()}
 
 
 @isolated
@@ -86,21 +86,19 @@ def error_on_space(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         0-d tensors: for Stiefel the largest ``||Y^T Y - I||_F`` over the matrices of the weight.
     """
-    return {
-        name: parse_space(sentence).error_of(whole(weight)) for name, (weight, sentence) in _declared(model).items()
-    }
+    return {name: parse_space(text).error_of(whole(weight)) for name, (weight, text) in _declared(model).items()}
 
 
 def remind(model: nn.Module) -> None:
     """Write the model's declarations on its parameters, which lose them in a deepcopy."""
-    for weight, sentence in _declared(model).values():
-        tag(weight, sentence)
+    for weight, text in _declared(model).values():
+        tag(weight, text)
 
 
 def declared_space(parameter: Tensor) -> str | None:
-    """The sentence of the space declared for a parameter, as far as the parameter itself knows."""
-    sentence: str | None = getattr(parameter, _TAG, None)
-    return sentence
+    """The text of the space declared for a parameter, as far as the parameter itself knows."""
+    text: str | None = getattr(parameter, _TAG, None)
+    return text
 
 
 def _refuse_second(known: str | None, own: str | None, space: Space) -> None:
@@ -109,11 +107,11 @@ def _refuse_second(known: str | None, own: str | None, space: Space) -> None:
         raise SpaceError(f"tied, and already declared on {parse_space(known)}, so it cannot live on {space} as well")
 
 
-def tag(parameter: Tensor, sentence: str) -> None:
+def tag(parameter: Tensor, text: str) -> None:
     """Write a declaration on a parameter, so that an optimizer that is given bare tensors finds it."""
     global _revision
-    if declared_space(parameter) != sentence:
-        setattr(parameter, _TAG, sentence)
+    if declared_space(parameter) != text:
+        setattr(parameter, _TAG, text)
         _revision += 1
 
 
@@ -156,17 +154,17 @@ class _Remind:
     def __call__(self, module: nn.Module, args: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        for name, sentence in module.__dict__.get(_RECORD, {}).items():
+        for name, text in module.__dict__.get(_RECORD, {}).items():
             weight = module._parameters.get(name)
             if weight is not None and declared_space(weight) is None:
-                tag(weight, sentence)
+                tag(weight, text)
 
 
 def _declared(model: nn.Module) -> dict[str, tuple[Tensor, str]]:
     found: dict[str, tuple[Tensor, str]] = {}
     for path, module in model.named_modules():
-        for name, sentence in module.__dict__.get(_RECORD, {}).items():
+        for name, text in module.__dict__.get(_RECORD, {}).items():
             weight = module._parameters.get(name)
             if weight is not None:
-                found[f"{path}.{name}" if path else name] = (weight, sentence)
+                found[f"{path}.{name}" if path else name] = (weight, text)
     return found

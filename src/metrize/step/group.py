@@ -41,8 +41,8 @@ def space_of(group: dict[str, Any], index: int, recipe: Recipe) -> Space:
     """Where a parameter lives: as the recipe says, else as it was declared, else in a vector space."""
     if recipe.space is not None:
         return recipe.space
-    sentence = group["spaces"][index]
-    return parse_space(sentence) if sentence else Vector()
+    text = group["spaces"][index]
+    return parse_space(text) if text else Vector()
 
 
 def is_flat_piece_of(group: dict[str, Any], index: int) -> bool:

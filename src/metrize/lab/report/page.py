@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from metrize.lab.config import RunConfig
+from metrize.lab.config import LATER, RunConfig
 from metrize.lab.durable import write_text
 from metrize.lab.report import plots
 from metrize.lab.report.table import (
@@ -27,6 +27,7 @@ from metrize.lab.report.table import (
 from metrize.lab.runs import Comparison, Run, by_method, read_runs, shared_settings
 
 _SILENT = ("checkpoint_every", "data_root")
+_DEFAULTS = {name: getattr(RunConfig, name) for name in LATER}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,11 @@ def _title(configs: Sequence[RunConfig], names: Sequence[str]) -> str:
 
 def _settings(configs: Sequence[RunConfig], first: Run) -> dict[str, str]:
     """What the methods share and decides their numbers; what is left to its default None is not said."""
-    shared = {name.replace("_", " "): value for name, value in shared_settings(configs).items() if name not in _SILENT}
+    shared = {
+        name.replace("_", " "): value
+        for name, value in shared_settings(configs).items()
+        if name not in _SILENT and _DEFAULTS.get(name, ...) != value
+    }
     seeds = list(dict.fromkeys(config.seed for config in configs))
     told = {"seed" if len(seeds) == 1 else "seeds": ", ".join(map(str, seeds))}
     known = {**shared, **told, "parameters": f"{first.summary.parameters:,}"}

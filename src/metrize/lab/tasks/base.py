@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metrize import calls
 from metrize.lab.config import RunConfig
@@ -25,12 +25,12 @@ class Figure:
     Args:
         title: its name in a table.
         show: writes one.
-        best: ``min`` or ``max``, which of two is the better one.
+        best: ``min`` or ``max``, which of two is the better one; None where neither is.
     """
 
     title: str
     show: Callable[[float], str]
-    best: Callable[[Sequence[float]], float] = min
+    best: Callable[[Sequence[float]], float] | None = min
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,12 @@ class Conclusion:
     profiles: Sequence[Profile] = ()
 
 
+def _loss_of_samples(model: Any, batch: Any) -> Tensor:
+    inputs, targets = batch
+    loss: Tensor = model.loss(model(inputs), targets)
+    return loss
+
+
 def _nothing(model: Model, data: Data) -> Conclusion:
     return Conclusion()
 
@@ -82,18 +88,20 @@ class Task:
         methods: what a comparison trains unless told otherwise.
         space: the sentence of the space that the constrained weights are on unless told otherwise; None is free.
         conclude: the other figures, and curves of the finished model.
+        loss: of a model and a batch, 0-d.
     """
 
     about: str
-    model: Callable[..., Model]
-    load: Callable[[RunConfig], Data]
+    model: Callable[..., nn.Module]
+    load: Callable[[RunConfig], Any]
     figures: Mapping[str, Figure]
     evaluate: Callable[[Any, Any], Mapping[str, float]]
     methods: Sequence[str]
     space: str | None = None
     conclude: Callable[[Any, Any], Conclusion] = _nothing
+    loss: Callable[[Any, Any], Tensor] = _loss_of_samples
 
-    def build_model(self, config: RunConfig) -> Model:
+    def build_model(self, config: RunConfig) -> nn.Module:
         """The model with the initial weights of the run's seed."""
         return calls.call(self.model, generator=stream(config.seed, "weights"), **config.model)
 

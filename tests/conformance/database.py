@@ -137,7 +137,7 @@ ALWAYS = (metrize.Adam, metrize.AdamW, metrize.SGD)
 
 
 class Entry(OptimizerInfo):
-    """Every test runs on what torch users have most and on an eighth of the rest, drawn by name; all others are slow tests."""
+    """Every test runs on what is used most and on an eighth of the rest, drawn by name; all others are slow tests."""
 
     def get_decorators(self, test_class: Any, test_name: str, *rest: Any) -> list[Any]:
         kept = self.optim_cls in ALWAYS or random.Random(test_name + self.name).random() < 1 / 8

@@ -133,7 +133,8 @@ class Identity(Frame):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.trivial = stands_for(cls, "trivial", "open", "enter", "leave", "move_", "close")
+        own: Any = cls
+        cls.trivial = stands_for(own, "trivial", "open", "enter", "leave", "move_", "close")
 
     def enter(self, coords: Tensor, state: dict[str, Tensor]) -> Tensor:
         return coords

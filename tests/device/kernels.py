@@ -64,6 +64,8 @@ def _is_written(arg: Any, base: str) -> bool:
 
 
 def _launches(base: str, lists: list[list[Tensor]], in_place: bool, tensors: list[Tensor]) -> int:
+    if base == "_foreach_norm":  # sums of blocks are collected by a kernel of their own, in memory that is cleared
+        return multi_tensor_launches([x.numel() for x in lists[0]], 1) + 2
     if base.startswith(("_foreach", "_fused")) and lists:
         depth = len(lists) - base.startswith("_fused") + (not in_place)
         return multi_tensor_launches([x.numel() for x in lists[0]], depth)

@@ -50,7 +50,23 @@ def _bounded(tensors: Sequence[Tensor], bound: Callable[[torch.dtype], float]) -
     for tensor in tensors:
         if tensor.numel() and tensor.device.type != "meta":
             alike.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-    return all(_quiet(each, bound(dtype)) for (_, dtype), each in alike.items())
+    worst: dict[torch.device, list[Tensor]] = {}
+    for (device, dtype), each in alike.items():
+        if device.type != "cpu":
+            worst.setdefault(device, []).append(_share(each, _limit(bound(dtype), dtype)))
+        elif not _quiet(each, bound(dtype)):
+            return False
+    return all(float(torch.stack(shares).amax()) <= 1 for shares in worst.values())
+
+
+def _share(tensors: list[Tensor], limit: float) -> Tensor:
+    """The largest entry of tensors of one dtype, as a share of a limit; NaN where one is: a number on their device."""
+    largest = torch.stack(torch._foreach_norm([_as_real(t) for t in tensors], math.inf))
+    return largest.amax().double() / limit
+
+
+def _limit(bound: float, dtype: torch.dtype) -> float:
+    return min(bound, torch.finfo(dtype).max)
 
 
 def _quiet(tensors: list[Tensor], limit: float) -> bool:
@@ -64,7 +80,7 @@ def _quiet(tensors: list[Tensor], limit: float) -> bool:
         if math.sqrt(float(torch.stack([torch.dot(t, t) for t in flat]).sum())) <= min(limit, 1e18):
             return True
     extremes = [torch.stack(torch.aminmax(_as_real(t))) for t in tensors]  # a NaN is both
-    return float(torch.stack(extremes).abs().amax()) <= min(limit, torch.finfo(tensors[0].dtype).max)
+    return float(torch.stack(extremes).abs().amax()) <= _limit(limit, tensors[0].dtype)
 
 
 def _as_real(tensor: Tensor) -> Tensor:

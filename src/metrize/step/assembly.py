@@ -16,6 +16,7 @@ from metrize.spaces.declare import check_point, naming
 from metrize.step.assignment import Assignment, Assignments, assign
 from metrize.step.bucket import Bucket
 from metrize.step.exchange import Exchange
+from metrize.step.flat import Flat
 from metrize.step.fused import Fused
 from metrize.step.group import is_flat_piece_of, name_of, trains
 from metrize.step.piecewise import Piecewise
@@ -23,7 +24,7 @@ from metrize.step.stacked import Stacked
 from metrize.step.state import State, new_state, placeholder
 from metrize.step.windows import ShardSpan
 
-EXECUTORS: tuple[type[Bucket], ...] = (Fused, Piecewise, Stacked)
+EXECUTORS: tuple[type[Bucket], ...] = (Fused, Flat, Piecewise, Stacked)
 """In the order in which they are asked."""
 
 Groups = Sequence[dict[str, Any]]
@@ -31,8 +32,9 @@ States = MutableMapping[Tensor, State]
 
 
 def executor_of(assignment: Assignment) -> type[Bucket]:
-    """The first executor that accepts."""
-    return next(executor for executor in EXECUTORS if executor.accepts(assignment))
+    """The first executor that accepts, and pays where the tensor is."""
+    able = [executor for executor in EXECUTORS if executor.accepts(assignment)]
+    return next((executor for executor in able if executor.pays(assignment)), able[0])
 
 
 def alike_groups(groups: Groups) -> list[int]:

@@ -27,6 +27,7 @@ class Batch:
         grad: their gradients, ``[B, *shape]``.
         state: of the members, stacked, ``[B, ...]`` each.
         is_part: whether they are parts of tensors, so that an empty one keeps the counts that all parts keep.
+        in_one: whether scaling and moving may be one operation, which rounds once.
     """
 
     assignment: Assignment
@@ -35,6 +36,7 @@ class Batch:
     grad: Tensor
     state: State
     is_part: bool = False
+    in_one: bool = False
 
     def __post_init__(self) -> None:
         self.params = [as_real(p) for p in self.params]
@@ -69,7 +71,8 @@ class Batch:
         rate = per_member(recipe.step_size.rate(wide, self.state, self.numbers), points)
         length = rate * per_member(recipe.rule.gain(averages.step, self.numbers), points) if a.gains else rate
         rule = direction_of(recipe.rule)
-        return Trip(a, self.numbers, self.state, averages, rule, rate, length, framed, a.frame_moves)
+        fused = a.frame_moves if framed is not None else self.in_one and a.linear and not a.decay.after_step
+        return Trip(a, self.numbers, self.state, averages, rule, rate, length, framed, fused)
 
     def _widened(self) -> Tensor:
         """``[B, *shape]`` in the dtype of the arithmetic: the parameters, or the masters of 16-bit ones."""

@@ -58,6 +58,11 @@ class Bucket:
         raise NotImplementedError
 
     @classmethod
+    def pays(cls, assignment: Assignment) -> bool:
+        """Whether it is a fast way on the device of the tensor."""
+        return True
+
+    @classmethod
     def together(cls, assignment: Assignment) -> Any:
         """What tensors must have in common to be in one bucket; None: this one stays alone."""
         return assignment

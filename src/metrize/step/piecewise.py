@@ -16,7 +16,7 @@ from metrize.step.batch import Batch
 from metrize.step.bucket import Bucket
 from metrize.step.journey import Trip, descent, journey, per_member, stack
 from metrize.step.pieces import Pieces
-from metrize.step.sizes import batched_size, piece_size
+from metrize.step.sizes import batch_size, batched_size, piece_size
 from metrize.step.state import State, stacked
 from metrize.step.windows import by_windows
 
@@ -70,7 +70,7 @@ class Piecewise(Bucket):
         self._one = torch.empty(1, dtype=a.dtype, device=self.params[0].device)  # what numbers of a member are cast to
         self._large = self.params[0].numel() > self._size
         lent = all(storage.lends for storage in a.storages.values())
-        self._kernel = a.kernel if lent and a.device in ("cpu", "cuda") else None
+        self._kernel = a.kernel if lent and (a.device == "cpu" or (a.device == "cuda" and a.given)) else None
 
     def statistics(self) -> Tensor | None:
         if self.recipe.step_size.scope is None or not self.present or not self.params[0].numel():
@@ -84,8 +84,9 @@ class Piecewise(Bucket):
         return torch.stack(shares).sum(0)
 
     def receive(self, total: Tensor) -> None:
-        for i in self.present:
-            self.recipe.step_size.receive(total, self._row(i), self.numbers)
+        every = len(self.present) == len(self.params)
+        for state in [self._stack] if every else map(self._row, self.present):
+            self.recipe.step_size.receive(total, state, self.numbers)
         self.show()
 
     def apply(self) -> None:
@@ -118,7 +119,7 @@ class Piecewise(Bucket):
 
     def _batches(self) -> Iterator[Batch]:
         """Members, gradients and states that lie side by side, as many as make up a piece."""
-        most = max(1, self._size // max(1, self.params[0].numel()))
+        most = max(1, batch_size(self.assignment.device, self._size) // max(1, self.params[0].numel()))
         at = 0
         while at < len(self.present):
             first, end = self.present[at], at + 1
@@ -178,7 +179,7 @@ class Piecewise(Bucket):
         """Torch's own kernel, on a piece whose averages are read before it and written after it."""
         averages = trip.averages
         assert isinstance(averages, Pieces)
-        lent, step = averages.lend(), trip.state["step"].to(points.device)
+        lent, step = averages.lend(), trip.state["step"].to(points.device, non_blocking=True)
         state = {name: [average] for name, average in lent.items()} | {"step": [step[0]]}
         grad, numbers = trip.seen(grad.to(points.dtype))
         numbers = numbers if self.assignment.given else {**numbers, "lr": trip.rate}

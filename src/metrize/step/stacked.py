@@ -18,7 +18,7 @@ from metrize.step.assignment import Assignment
 from metrize.step.batch import Batch
 from metrize.step.bucket import Bucket
 from metrize.step.journey import stack
-from metrize.step.sizes import batched_size
+from metrize.step.sizes import batch_size, batched_size
 from metrize.step.state import State, stacked
 
 _ROUGH = 10.0  # errors of the longest steps, in the tolerance of a starting point; they come near 1
@@ -46,6 +46,8 @@ class Stacked(Bucket):
 
     def arrange(self) -> None:
         self._stack = {key: stacked(self.states, key) for key in self.keys}
+        a = self.assignment
+        self._most = max(1, batch_size(a.device, sys.maxsize) // max(1, a.numel))  # members of a batch
         self._versions: list[int] = []
         self._polished = False
         self._batches: list[tuple[list[int], Batch]] = []
@@ -86,11 +88,16 @@ class Stacked(Bucket):
         All, or one by one where some have no gradient now, or where the frame does not treat all steps alike.
         """
         if self.present and len(self.present) == len(self.params) and self._alike():
-            return [(self.present, self._batch(self.present, stack(self.gradients), self._stack))]
+            return [self._neighbours(at, at + self._most) for at in range(0, len(self.params), self._most)]
         return [
             ([i], self._batch([i], grad.unsqueeze(0), {key: value[i : i + 1] for key, value in self._stack.items()}))
             for i, grad in zip(self.present, self.gradients, strict=True)
         ]
+
+    def _neighbours(self, first: int, end: int) -> tuple[list[int], Batch]:
+        members = self.present[first:end]
+        state = {key: value[first:end] for key, value in self._stack.items()}
+        return members, self._batch(members, stack(self.gradients[first:end]), state)
 
     def _batch(self, members: list[int], grad: Tensor, state: State) -> Batch:
         params = [self.params[i] for i in members]

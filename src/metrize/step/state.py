@@ -63,6 +63,31 @@ def stacked(states: list[State], key: str) -> Tensor:
     return stack
 
 
+def end_to_end(states: list[State], key: str) -> Tensor:
+    """The tensors of one key, of any shapes, in one buffer, and each state's own tensor a view of it.
+
+    A single state is its own buffer. States that already lie so are not moved.
+    """
+    tensors = [state[key] for state in states]
+    sizes = [tensor.numel() for tensor in tensors]
+    if _end_to_end(tensors):
+        return tensors[0].as_strided((sum(sizes),), (1,))
+    buffer = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    for state, tensor, part in zip(states, tensors, torch.split(buffer, sizes), strict=True):
+        state[key] = part.view(tensor.shape)
+    return buffer
+
+
+def _end_to_end(tensors: list[Tensor]) -> bool:
+    storage, at = tensors[0].untyped_storage().data_ptr(), tensors[0].storage_offset()
+    for tensor in tensors:
+        elsewhere = tensor.untyped_storage().data_ptr() != storage or tensor.storage_offset() != at
+        if elsewhere or not tensor.is_contiguous():
+            return False
+        at += tensor.numel()
+    return True
+
+
 def _side_by_side(tensors: list[Tensor]) -> bool:
     first, size = tensors[0], tensors[0].numel()
     storage = first.untyped_storage().data_ptr()

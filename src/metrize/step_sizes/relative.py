@@ -50,7 +50,8 @@ class Relative(StepSize):
             return rho
         wide = torch.promote_types(points.dtype, torch.float32)
         # 16-bit numbers are widened before they are summed
-        parts = torch.split(points.reshape(len(points), -1), _PIECE, 1)
+        rows = points.reshape(len(points), -1)
+        parts = torch.split(rows, _PIECE, 1) if points.device.type == "cpu" else [rows]
         norms = [torch.linalg.vector_norm(part, dim=1, dtype=wide) for part in parts]
         norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
         return alongside(rho, norm) * (norm / max(1, points[0].numel()) ** 0.5).clamp(min=self.least)

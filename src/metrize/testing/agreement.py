@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metrize.optim.optimizer import Optimizer
 from metrize.recipe import Recipe
-from metrize.step import assembly, piecewise
+from metrize.step import assembly, flat, piecewise
 from metrize.step.assignment import assign
 from metrize.step.bucket import Bucket
 from metrize.step.exchange import Exchange
@@ -40,6 +40,7 @@ def small_pieces(executor: type[Bucket] | None = None) -> Iterator[None]:
     chosen = assembly.EXECUTORS if executor is None else (executor,)
     with (
         mock.patch.object(piecewise, "piece_size", return_value=PIECE),
+        mock.patch.object(flat, "portion_size", return_value=PIECE),
         mock.patch.object(assembly, "EXECUTORS", chosen),
     ):
         yield

@@ -17,6 +17,7 @@ from metrize.norms import Norm
 from metrize.part import Part, choice, offers, parse
 from metrize.rounding import Nearest, Rounding
 from metrize.rules import Adam, Kernel, Rule
+from metrize.rules.base import DIRECTION
 from metrize.spaces import Space, SpaceError, Vector
 from metrize.step_sizes import Given, StepSize
 
@@ -190,12 +191,13 @@ class Recipe(Part):
             numbers: of the parameter group.
         """
         step_size = self.step_size
-        whole = step_size.scope is not None and self.decay == "l2"  # what was measured had the decay in it
+        bent = step_size.scope is not None or type(step_size).scaled is not StepSize.scaled
+        whole = bent and self.decay == "l2"  # what is measured or scaled has the decay in it
         if not (self.frame.trivial and isinstance(self.decay, str)) or whole:
             return None
         if not step_size.by_entry or not offers(step_size, "by_entry", "velocity"):
             return None
-        unchanged = offers(self.rule, "kernel", "direction", "gain", "passes")
+        unchanged = offers(self.rule, "kernel", "gain", "passes", *DIRECTION)
         return self.rule.kernel(self.decay, numbers) if unchanged else None
 
 

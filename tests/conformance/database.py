@@ -133,11 +133,14 @@ INPUTS: dict[type[metrize.Optimizer], Inputs] = {
 }
 
 
+ALWAYS = (metrize.Adam, metrize.AdamW, metrize.SGD)
+
+
 class Entry(OptimizerInfo):
-    """Every test runs on what torch has too and on an eighth of the rest, drawn by name; all others are slow tests."""
+    """Every test runs on what is used most and on an eighth of the rest, drawn by name; all others are slow tests."""
 
     def get_decorators(self, test_class: Any, test_name: str, *rest: Any) -> list[Any]:
-        kept = self.optim_cls in INTERMEDIATES or random.Random(test_name + self.name).random() < 1 / 8
+        kept = self.optim_cls in ALWAYS or random.Random(test_name + self.name).random() < 1 / 8
         return [*super().get_decorators(test_class, test_name, *rest), *([] if kept else [pytest.mark.slow])]
 
 

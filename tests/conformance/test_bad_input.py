@@ -160,7 +160,7 @@ def test_constrain_names_the_parameters_there_are() -> None:
         ({"betass": (0.9, 0.99)}, "'betass' of Adam.*did you mean 'betas'"),
         ({"weigth_decay": 0.1}, "'weigth_decay'.*did you mean 'weight_decay'"),
         ({"maximise": True}, "'maximise'.*did you mean 'maximize'"),
-        ({"xyz": 1}, "'xyz' of Adam.*options: lr, weight_decay, maximize, skip_nonfinite, betas, eps"),
+        ({"xyz": 1}, "'xyz' of Adam.*options: lr, weight_decay, maximize, skip_nonfinite, rules, betas, eps"),
         ({"momentum": 0.9}, "'momentum' of Adam.*options"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_resumed_run_is_the_straight_run(case: Case, save_at: int) -> None:
 
 
 @each(BOTH + SECTIONS)
-@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+@pytest.mark.parametrize("how", [pytest.param("deepcopy", marks=pytest.mark.slow), "pickle"])
 def test_a_copy_goes_on_like_the_original(case: Case, how: str) -> None:
     model, optimizer = case.start()
     train(model, optimizer, 0, 3)

@@ -125,7 +125,7 @@ def test_a_real_first_step_of_a_warmup_is_no_probe(case: Case) -> None:
 
 
 @each(BOTH)
-@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("flat", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_distributed_checkpoint_round_trip_in_one_process(case: Case, flat: bool) -> None:
     options = StateDictOptions(flatten_optimizer_state_dict=flat)
     model, optimizer = case.start()

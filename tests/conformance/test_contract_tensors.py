@@ -160,7 +160,8 @@ def test_memory_layouts_make_no_difference(case: Case, layout: str, of: str) -> 
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q)
         for key, value in optimizer.state[p].items():
-            torch.testing.assert_close(twin.state[q][key], value)
+            codes = value.dtype == torch.uint8  # a code may be the next one where a product was rounded otherwise
+            torch.testing.assert_close(twin.state[q][key], value, **({"rtol": 0, "atol": 1} if codes else {}))
 
 
 @each(cases(spaces=["stiefel"], dtypes=["fp32", "bf16"]))

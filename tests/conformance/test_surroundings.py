@@ -80,15 +80,21 @@ def rough_products(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision("highest")
 
 
+def settable() -> contextlib.AbstractContextManager[None]:
+    """Where torch's flags may be set one by one, which its own test utilities forbid once they are imported."""
+    return torch.backends.__allow_nonbracketed_mutation()  # type: ignore[no-any-return,attr-defined]
+
+
 @contextlib.contextmanager
 def setting(place: Any, name: str, value: Any) -> Iterator[None]:
     """The newer ways to say the same, of which `get_float32_matmul_precision` knows nothing."""
     before = getattr(place, name)
-    setattr(place, name, value)
-    try:
-        yield
-    finally:
-        setattr(place, name, before)
+    with settable():
+        setattr(place, name, value)
+        try:
+            yield
+        finally:
+            setattr(place, name, before)
 
 
 @contextlib.contextmanager
@@ -240,11 +246,12 @@ def _precisions() -> list[str]:
 @pytest.fixture
 def _precisions_of_torch() -> Iterator[None]:
     before = _precisions()
-    yield
-    torch.set_float32_matmul_precision("highest")
-    b = torch.backends
-    for place, precision in zip((b, b.mkldnn, b.cuda.matmul, b.mkldnn.matmul), before, strict=True):
-        place.fp32_precision = precision  # type: ignore[attr-defined]
+    with settable():
+        yield
+        torch.set_float32_matmul_precision("highest")
+        b = torch.backends
+        for place, precision in zip((b, b.mkldnn, b.cuda.matmul, b.mkldnn.matmul), before, strict=True):
+            place.fp32_precision = precision  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("_precisions_of_torch")

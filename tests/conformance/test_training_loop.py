@@ -51,6 +51,11 @@ def test_every_schedule_of_torch_is_listed() -> None:
     assert there - {"LRScheduler"} == SCHEDULES.keys() - {"SWALR"}
 
 
+some_schedules = pytest.mark.parametrize(
+    "name", [name if at % 3 == 0 else pytest.param(name, marks=pytest.mark.slow) for at, name in enumerate(SCHEDULES)]
+)
+
+
 def run(schedule: Any, model: nn.Module, optimizer: Optimizer, start: int, stop: int) -> list[float]:
     seen = []
     for step in range(start, stop):
@@ -62,7 +67,7 @@ def run(schedule: Any, model: nn.Module, optimizer: Optimizer, start: int, stop:
 
 
 @each(SCHEDULED)
-@pytest.mark.parametrize("name", SCHEDULES)
+@some_schedules
 def test_a_schedule_is_followed_and_resumed(case: Case, name: str) -> None:
     model, optimizer = case.start()
     schedule = SCHEDULES[name](optimizer)
@@ -87,7 +92,7 @@ def assert_other_weights(model: nn.Module, case: Case, steps: int = STEPS) -> No
 
 
 @each(SCHEDULED)
-@pytest.mark.parametrize("name", SCHEDULES)
+@some_schedules
 def test_a_schedule_writes_into_a_tensor_lr(case: Case, name: str) -> None:
     model, optimizer = case.start()
     other, twin = case.start(lr=torch.tensor(0.02, dtype=torch.float64))

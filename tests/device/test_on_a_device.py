@@ -101,39 +101,39 @@ def test_every_space(space: Space, shape: tuple[int, ...]) -> None:
 # Faults that are planted are caught
 
 
-class Planted(metrize.rules.Momentum):
+class WithoutKernel(metrize.rules.Momentum):
     """Of which each subclass does one thing wrong; without a kernel, so that it is asked."""
 
     def kernel(self, *_: Any) -> None:
         return None
 
 
-class ReadsANumber(Planted):
+class ReadsANumber(WithoutKernel):
     def direction(self, coords: Any, *rest: Any) -> Any:
         return super().direction(coords * (1 + 0 * float(coords.sum())), *rest)
 
 
-class PassesOnceMore(Planted):
+class PassesOnceMore(WithoutKernel):
     def direction(self, coords: Any, *rest: Any) -> Any:
         return super().direction(coords + 0 * coords, *rest)
 
 
-class MixesDevices(Planted):
+class MixesDevices(WithoutKernel):
     def direction(self, coords: Any, *rest: Any) -> Any:
         ones = torch.ones(coords.shape[-1] if coords.ndim > 1 else 1)
         return super().direction(coords, *rest) * ones
 
 
-def planted(rule: type[Planted]) -> Any:
+def planted(rule: type[WithoutKernel]) -> Any:
     return functools.partial(metrize.Optimizer, recipe=metrize.Recipe(rule=rule()), lr=0.1)
 
 
 def test_a_number_that_is_read_is_a_wait() -> None:
-    assert counts(planted(ReadsANumber))["waits"] > counts(planted(Planted))["waits"]
+    assert counts(planted(ReadsANumber))["waits"] > counts(planted(WithoutKernel))["waits"]
 
 
 def test_another_pass_is_more_launches_and_bytes() -> None:
-    more, plain = counts(planted(PassesOnceMore)), counts(planted(Planted))
+    more, plain = counts(planted(PassesOnceMore)), counts(planted(WithoutKernel))
     assert more["launches"] > plain["launches"]
     assert more["bytes"] > plain["bytes"]
 

@@ -121,7 +121,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(config: RunConfig, straight: Path, ru
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(2, 1), (2, None), (None, 2), pytest.param(2, 4, marks=pytest.mark.slow)]
+    ("before", "after"), [(2, 1), (None, 2), *(pytest.param(2, after, marks=pytest.mark.slow) for after in (None, 4))]
 )
 def test_a_run_may_go_on_with_more_or_fewer(
     config: RunConfig, straight: Path, tmp_path: Path, before: int | None, after: int | None
@@ -157,6 +157,7 @@ def test_a_dead_process_ends_the_run_at_once_and_is_named(
     assert_same_run(tmp_path / "run", straight, 20)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_given_up(
     config: RunConfig, tmp_path: Path, crews: list[launch.Crew], monkeypatch: pytest.MonkeyPatch
 ) -> None:

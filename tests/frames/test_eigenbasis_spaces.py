@@ -29,6 +29,7 @@ def drawn(*shape, seed=0):
     return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
 
 
+ONE_SIDED = {"one_sided": True, "moments": Dense("bfloat16")}
 SPACES = {
     "tall": ((9, 4), Stiefel()),
     "wide": ((4, 9), Stiefel()),
@@ -46,7 +47,9 @@ SPACES = {
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"one_sided": True, "moments": Dense("bfloat16")}, {"faithful": True}], ids=str
+    "options",
+    [{}, *(pytest.param(more, marks=pytest.mark.slow) for more in (ONE_SIDED, {"faithful": True}))],
+    ids=str,
 )
 @pytest.mark.parametrize("name", SPACES)
 def test_soap_descends_and_stays_on_every_space(name, options):

@@ -93,7 +93,9 @@ def test_exactly_one_weight_is_constrained_and_none_frees_it(task: str) -> None:
     assert same == set(after) if task != "subspace" else same == set()
 
 
-@pytest.mark.parametrize("task", MODELS)
+@pytest.mark.parametrize(
+    "task", [task if at == 0 else pytest.param(task, marks=pytest.mark.slow) for at, task in enumerate(MODELS)]
+)
 def test_the_report_shows_the_figures_of_the_task_alone(task: str, tmp_path: Path) -> None:
     methods = [parse_method(sentence, tiny(task)) for sentence in TASKS[task].methods[:2]]
     check(methods)

@@ -75,7 +75,7 @@ def test_rounding_does_not_leave_the_space(space, shape, dtype):
     p = torch.nn.Parameter(random_point(space, shape, dtype=torch.float32).to(dtype))
     noise, worst = generator(9), 0.0
     optimizer = metrize.Adam([p], lr=1e-3, betas=(0.9, 0.99), space=space)
-    for step in range(400):
+    for step in range(200):
         p.grad = torch.randn(shape, generator=noise).to(dtype)
         optimizer.step()
         kept = optimizer.state[p].get("master", p.detach())

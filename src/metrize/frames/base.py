@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from metrize.part import Part, Spec
+from metrize.part import Part, Spec, stands_for
 
 
 class Carry(Protocol):
@@ -130,6 +130,11 @@ class Identity(Frame):
     matrices: ClassVar[bool] = False
     flat_only: ClassVar[bool] = False
     trivial: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own: Any = cls
+        cls.trivial = stands_for(own, "trivial", "open", "enter", "leave", "move_", "close")
 
     def enter(self, coords: Tensor, state: dict[str, Tensor]) -> Tensor:
         return coords

@@ -26,7 +26,7 @@ class MaxEntry(Norm):
     elementwise: ClassVar[bool] = True
 
     def dual(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        direction = self.direction(x)
+        direction = MaxEntry.direction(self, x)
         return direction, self.dual_norm(x).to(direction.dtype)
 
     def direction(self, x: Tensor) -> Tensor:

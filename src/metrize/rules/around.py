@@ -14,7 +14,7 @@ from metrize.moments import Averages, Kind
 from metrize.norms import Norm
 from metrize.part import Spec, offers
 from metrize.rules.adam import Adam
-from metrize.rules.base import Kernel, Metric, Pass, Rule
+from metrize.rules.base import DIRECTION, Kernel, Metric, Pass, Rule, direction_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Around(Rule, abstract=True):
         return self.mapped(self.toward(coords, averages, hyper, metric), averages, hyper, metric)
 
     def toward(self, coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
-        work = self.rule.toward if self._maps else self.rule.direction
+        work = self.rule.toward if self._maps else direction_of(self.rule)
         return self._finish(work, coords, averages, hyper, metric)
 
     def mapped(self, toward: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
@@ -109,18 +109,18 @@ class Around(Rule, abstract=True):
         return self.by_entry and offers(self, "by_entry", "prepare", "transform")
 
     def passes(self, hyper: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
-        if not (self._alone and offers(self.rule, "passes", "direction")):
+        if not (self._alone and offers(self.rule, "passes", *DIRECTION)):
             return ()
         inner = self.rule.passes(hyper, ahead)
         last = len(inner) - 1
         return tuple(functools.partial(self._finish if i == last else self._look, work) for i, work in enumerate(inner))
 
     def elementwise(self, hyper: dict[str, Any]) -> bool:
-        return self._alone and offers(self.rule, "elementwise", "direction") and self.rule.elementwise(hyper)
+        return self._alone and offers(self.rule, "elementwise", *DIRECTION) and self.rule.elementwise(hyper)
 
     def kernel(self, decay: str, hyper: dict[str, Any]) -> Kernel | None:
         changed = type(self).prepare is not Around.prepare or type(self).transform is not Around.transform
-        if changed or not offers(self.rule, "kernel", "direction", "gain", "passes"):
+        if changed or not offers(self.rule, "kernel", "gain", "passes", *DIRECTION):
             return None
         return self.rule.kernel(decay, hyper)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from metrize.linalg import alongside
 from metrize.moments import Averages, Kind
 from metrize.norms import Frobenius, Norm
-from metrize.part import Part, Spec
+from metrize.part import Part, Spec, offers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,9 @@ class Metric:
 
 Pass = Callable[[Tensor, Averages, dict[str, Any], Metric], Any]
 """One way through a tensor: arguments as `Rule.direction`."""
+
+DIRECTION = ("direction", "toward", "mapped")
+"""The methods of a rule that make a direction."""
 
 Kernel = Callable[[list[Tensor], list[Tensor], dict[str, list[Tensor]], dict[str, Any]], None]
 """Updates parameters in place from gradients, state by key and the numbers of the group; ``step`` is counted before."""
@@ -227,3 +230,14 @@ def per_point(value: Any, like: Tensor) -> Any:
     if not isinstance(value, Tensor):
         return value
     return alongside(value, like).reshape(value.shape + (1,) * (like.ndim - value.ndim))
+
+
+def direction_of(rule: Rule) -> Pass:
+    """`Rule.direction`, or what it stands for where a subclass overrides that alone: ``mapped(toward(...))``."""
+    if offers(rule, "direction", "toward", "mapped"):
+        return rule.direction
+
+    def direction(coords: Tensor, averages: Averages, hyper: dict[str, Any], metric: Metric) -> Tensor:
+        return rule.mapped(rule.toward(coords, averages, hyper, metric), averages, hyper, metric)
+
+    return direction

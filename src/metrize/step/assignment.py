@@ -17,13 +17,14 @@ from metrize.part import Spec, offers
 from metrize.recipe import Recipe, parse_recipe
 from metrize.rounding import Compensated, Rounding
 from metrize.rules import Kernel, Metric, Rule
-from metrize.rules.base import Pass
+from metrize.rules.base import DIRECTION, Pass
 from metrize.spaces import Space, SpaceError
 from metrize.spaces.base import compute_dtype
 from metrize.step.group import space_of
 from metrize.step_sizes import StepSize
 
 _ACCESS = ("read", "write", "update")
+_OF_SPACE = ("points", "section_at", "turn", "lift", "move_", "shrink_", "polish_")
 
 Memory = Literal["contiguous", "dense", "gaps"]
 """How a tensor lies in memory: in the order of its dimensions, in another one, or with gaps."""
@@ -64,8 +65,13 @@ class Assignment:
     @functools.cached_property
     def rounding(self) -> Rounding:
         """How a 16-bit parameter takes in a step: nothing may be lost where the first ones are below its last digit."""
-        lost = self.recipe.rounding.exact and self.recipe.step_size.starts_small and self.space.flat
+        lost = _copies(self.recipe.rounding) and self.recipe.step_size.starts_small and self.space.flat
         return Compensated() if lost and self.stored == torch.bfloat16 else self.recipe.rounding
+
+    @functools.cached_property
+    def copies(self) -> bool:
+        """Whether a plain copy is all that writing a parameter takes."""
+        return not self.narrow or self.master or _copies(self.rounding)
 
     @functools.cached_property
     def numel(self) -> int:
@@ -216,7 +222,7 @@ class Assignment:
         if not (
             self.plain
             and alone
-            and offers(recipe.rule, "elementwise", "direction")
+            and offers(recipe.rule, "elementwise", *DIRECTION)
             and recipe.rule.elementwise(self.numbers)
         ):
             return False
@@ -230,12 +236,13 @@ class Assignment:
     @functools.cached_property
     def plain(self) -> bool:
         """Whether lift is the identity and move is addition, so that neither has to be called."""
-        return self.space.flat and offers(self.space, "flat", "lift", "move_", "section_at")
+        return self.space.flat and offers(self.space, "flat", *_OF_SPACE)
 
     @functools.cached_property
     def frame_moves(self) -> bool:
         """Whether the frame moves the points itself."""
-        return self.recipe.frame.moves and self.linear and not self.decay.needs_velocity
+        alone = self.recipe.frame.moves and offers(self.recipe.frame, "move_", "leave")
+        return alone and self.linear and not self.decay.needs_velocity
 
     @functools.cached_property
     def in_place(self) -> frozenset[str]:
@@ -384,5 +391,9 @@ def on_host(key: str) -> bool:
 
 
 def passes_of(rule: Rule, numbers: dict[str, Any], ahead: Collection[str] = ()) -> tuple[Pass, ...]:
-    """The rule's passes; none where a subclass overrides `direction` and not `passes`."""
-    return rule.passes(numbers, ahead) if offers(rule, "passes", "direction") else ()
+    """The rule's passes; none where a subclass overrides what makes a direction, and not `passes`."""
+    return rule.passes(numbers, ahead) if offers(rule, "passes", *DIRECTION) else ()
+
+
+def _copies(rounding: Rounding) -> bool:
+    return rounding.exact and offers(rounding, "exact", "widen", "narrow_")

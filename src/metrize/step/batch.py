@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metrize.moments import Averages
+from metrize.rules.base import direction_of
 from metrize.step.assignment import Assignment, as_real
 from metrize.step.framed import Framed
 from metrize.step.journey import Trip, descent, journey, per_member, stack
@@ -69,7 +70,7 @@ class Batch:
         framed = None if frame.trivial else Framed(frame, a.space, a.batch, self.state, averages)
         rate = per_member(recipe.step_size.rate(wide, self.state, self.numbers), points)
         length = rate * per_member(recipe.rule.gain(averages.step, self.numbers), points) if a.gains else rate
-        rule = recipe.rule.direction
+        rule = direction_of(recipe.rule)
         fused = a.frame_moves if framed is not None else self.in_one and a.linear and not a.decay.after_step
         return Trip(a, self.numbers, self.state, averages, rule, rate, length, framed, fused)
 
@@ -84,11 +85,11 @@ class Batch:
 
     def _narrow(self, wide: Tensor) -> None:
         """Write rows to the parameters they do not already share memory with."""
-        rounding = self.assignment.rounding
-        if not self.assignment.narrow or self.assignment.master or rounding.exact:
+        if self.assignment.copies:
             if len(self.params) > 1 or self.params[0].data_ptr() != wide.data_ptr():
                 torch._foreach_copy_(self.params, list(wide.unbind()))
             return
+        rounding = self.assignment.rounding
         for i, (p, row) in enumerate(zip(self.params, wide, strict=True)):
             state = {key: value[i] for key, value in self.state.items()}
             rounding.narrow_(p, row, state.get("rounding.rest"), rounding.draw(state))

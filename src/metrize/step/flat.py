@@ -90,7 +90,7 @@ class Flat(Bucket):
             cut = slice(at, min(at + self._size, length))
             self._portion(own[cut], grad[cut], start + at, count.clone())
         if len(points) > 1:
-            torch._foreach_copy_(points, list(own.split([len(p) for p in points])))
+            torch._foreach_copy_(points, list(torch.split(own, [len(p) for p in points])))
         self._steps[members[0] : members[-1] + 1].add_(1)
 
     def _portion(self, points: Tensor, grad: Tensor, start: int, count: Tensor) -> None:

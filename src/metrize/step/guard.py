@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,12 +29,12 @@ def usable(groups: Groups, left: Versions | None) -> bool:
     fine = all_usable([held(grad) for grad in grads if grad is not None and grad.layout == torch.strided])
     if not fine or versions(groups) == left:
         return fine
-    return all(all_usable(_decayed(group), float(group["weight_decay"])) for group in guarded)
+    return all(all_usable(_decayed(group), float(group["weight_decay"])) for group in guarded if _adds(group["recipe"]))
 
 
 def versions(groups: Groups) -> Versions:
     """How often the weights were written to whose decay is squared."""
-    return [(id(p), p._version) for group in groups for p in _decayed(group)]
+    return [(id(p), p._version) for group in groups if _adds(group["recipe"]) for p in _decayed(group)]
 
 
 def fault(group: dict[str, Any], index: int, grad: Tensor | None) -> str | None:
@@ -49,6 +50,12 @@ def fault(group: dict[str, Any], index: int, grad: Tensor | None) -> str | None:
 
 def _decayed(group: dict[str, Any]) -> list[Tensor]:
     return [held(p.detach()) for p in group["params"] if p.grad is not None] if _squares_decay(group) else []
+
+
+@functools.lru_cache
+def _adds(recipe: str) -> bool:
+    """Whether weight decay joins the gradient; the first question to every group in every step."""
+    return parse_recipe(recipe).convention.adds
 
 
 def _squares_decay(group: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ def batched_size(device: str) -> int:
 
 
 def batch_size(device: str, on_host: int) -> int:
-    """Numbers of a batch of equal tensors; on the host, where stacks save calls alone, each kind of bucket has its own."""
+    """Numbers of a batch of equal tensors; on the host, where stacks only save calls, each bucket has its own bound."""
     return 2**25 if device == "cuda" else on_host
 
 

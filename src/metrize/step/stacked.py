@@ -120,15 +120,23 @@ class Stacked(Bucket):
                 self.space.init_state(self.space.points(p.detach().unsqueeze(0).to(self.assignment.dtype)), row)
 
     def _check_drift(self) -> None:
-        """Before a polish, which heals rounding alone: writes through ``data`` leave versions as they are."""
+        """Before a polish, which heals rounding alone: writes through ``data`` leave versions as they are.
+
+        On the host only: elsewhere the answer would have to be waited for in every step.
+        """
+        if self.assignment.device != "cpu":
+            return
         due = self.space.polishes(self._stack["step"] + 1).tolist()
         members = [i for i in self.present if due[i]]
         if not members or not self.params[0].numel():
             return
         points = self.space.points(stack([self.params[i].detach() for i in members]).to(self.assignment.dtype))
         errors = self.space.error(points).reshape(len(members), -1).amax(1)
-        for at in (errors > self._drift()).nonzero().flatten().tolist():
-            with naming(self.name(members[at])):
+        off = (errors > self._drift()).tolist()
+        for at, member in enumerate(members):
+            if not off[at]:
+                continue
+            with naming(self.name(member)):
                 raise SpaceError(
                     f"its error on {self.space} is {float(errors[at]):.3g}, which no rounding explains: it was written "
                     f"to through `data`; put it back with `{self.space}.project_(parameter)`, and write to it under "

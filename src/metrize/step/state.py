@@ -73,7 +73,7 @@ def end_to_end(states: list[State], key: str) -> Tensor:
     if _end_to_end(tensors):
         return tensors[0].as_strided((sum(sizes),), (1,))
     buffer = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    for state, tensor, part in zip(states, tensors, buffer.split(sizes), strict=True):
+    for state, tensor, part in zip(states, tensors, torch.split(buffer, sizes), strict=True):
         state[key] = part.view(tensor.shape)
     return buffer
 

@@ -1,7 +1,8 @@
 """A CUDA device that is only pretended, so that a machine without one can tell what a step would do there.
 
-Tensors say that they are on ``cuda:0`` and compute on the host, or, with ``meta=True``, on ``cuda:1`` and not at all: then
-size cost nothing. Every branch of the library is the device's. What is counted while a `Device` is entered:
+Tensors say that they are on ``cuda:0`` and compute on the host, or, with ``meta=True``, on ``cuda:1`` and not at all:
+then models of any size cost nothing. Every branch of the library is the device's. What is counted while a `Device` is
+entered:
 
 - *launches* and *bytes* of kernels, as `kernels.cost` says;
 - *waits*: a number of the device that the host reads, and a copy between both that blocks;
@@ -27,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
-REAL, META = torch.device("cuda", 0), torch.device("cuda", 1)  # apart, since the library keeps tables by device
+REAL, META = torch.device("cuda", 0), torch.device("cuda", 1)  # apart: the library keeps tables by device
 
 
 class Storage:

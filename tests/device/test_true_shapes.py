@@ -41,7 +41,7 @@ def counted(build: Callable[[], nn.Module], name: str, **options: Any) -> Device
     return on_meta(build, metrize.catalogue()[name], **options)
 
 
-@pytest.mark.parametrize("name", ["AdamW", "Lion"])
+@pytest.mark.parametrize("name", ["Lion", pytest.param("AdamW", marks=pytest.mark.slow)])
 def test_two_thousand_small_tensors_are_few_launches(name: str) -> None:
     assert counted(tiny, name).launches <= 150
 

@@ -50,19 +50,18 @@ def _bounded(tensors: Sequence[Tensor], bound: Callable[[torch.dtype], float]) -
     for tensor in tensors:
         if tensor.numel() and tensor.device.type != "meta":
             alike.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-    worst: dict[torch.device, list[Tensor]] = {}
+    elsewhere: dict[torch.device, list[Tensor]] = {}
     for (device, dtype), each in alike.items():
         if device.type != "cpu":
-            worst.setdefault(device, []).append(_share(each, _limit(bound(dtype), dtype)))
+            elsewhere.setdefault(device, []).append(_largest(each) <= _limit(bound(dtype), dtype))
         elif not _quiet(each, bound(dtype)):
             return False
-    return all(float(torch.stack(shares).amax()) <= 1 for shares in worst.values())
+    return all(bool(torch.stack(answers).all()) for answers in elsewhere.values())
 
 
-def _share(tensors: list[Tensor], limit: float) -> Tensor:
-    """The largest entry of tensors of one dtype, as a share of a limit; NaN where one is: a number on their device."""
-    largest = torch.stack(torch._foreach_norm([_as_real(t) for t in tensors], math.inf))
-    return largest.amax().double() / limit
+def _largest(tensors: list[Tensor]) -> Tensor:
+    """The largest entry of tensors of one dtype, NaN where one is; a number on their device."""
+    return torch.stack(torch._foreach_norm([_as_real(t) for t in tensors], math.inf)).amax()
 
 
 def _limit(bound: float, dtype: torch.dtype) -> float:

@@ -96,7 +96,8 @@ class Stacked(Bucket):
 
     def _neighbours(self, first: int, end: int) -> tuple[list[int], Batch]:
         members = self.present[first:end]
-        state = {key: value[first:end] for key, value in self._stack.items()}
+        every = len(members) == len(self.params)
+        state = self._stack if every else {key: value[first:end] for key, value in self._stack.items()}
         return members, self._batch(members, stack(self.gradients[first:end]), state)
 
     def _batch(self, members: list[int], grad: Tensor, state: State) -> Batch:

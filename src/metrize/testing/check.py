@@ -19,8 +19,8 @@ PROMISES: tuple[Callable[..., None], ...] = (
     promises.trains,
     promises.goes_on,
     promises.members_are_apart,
-    promises.executors_agree,
     promises.parts_agree,
+    promises.executors_agree,
     promises.fits_in,
 )
 

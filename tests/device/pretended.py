@@ -1,6 +1,6 @@
 """A CUDA device that is only pretended, so that a machine without one can tell what a step would do there.
 
-Tensors say that they are on ``cuda:0`` and compute on the host, or, with ``meta=True``, not at all: then models of any
+Tensors say that they are on ``cuda:0`` and compute on the host, or, with ``meta=True``, on ``cuda:1`` and not at all: then
 size cost nothing. Every branch of the library is the device's. What is counted while a `Device` is entered:
 
 - *launches* and *bytes* of kernels, as `kernels.cost` says;
@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
-CUDA = torch.device("cuda", 0)
+REAL, META = torch.device("cuda", 0), torch.device("cuda", 1)  # apart, since the library keeps tables by device
 
 
 class Storage:
@@ -55,7 +55,7 @@ class OnDevice(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> OnDevice:
         like = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        self = Tensor._make_wrapper_subclass(cls, held.shape, **like, device=CUDA)
+        self = Tensor._make_wrapper_subclass(cls, held.shape, **like, device=META if held.is_meta else REAL)
         self.held = held
         return self
 
@@ -105,7 +105,7 @@ class OnDevice(Tensor):
     def __setitem__(self, index: Any, value: Any) -> None:
         view, picks = _split_index(self, index)
         if not isinstance(value, Tensor):
-            value = aten.full.default([], value, dtype=self.dtype, device=CUDA)
+            value = aten.full.default([], value, dtype=self.dtype, device=self.device)
         if picks:
             aten.index_put_.default(view, picks, value.to(self.dtype))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,7 +37,9 @@ class Fused(Bucket):
 
     @classmethod
     def counts_on(cls, assignment: Assignment, target: Tensor) -> torch.device:
-        return target.device if assignment.recipe.rule.kernel_counts else super().counts_on(assignment, target)
+        # where the kernel reads them, unless each seeds random numbers that are drawn in the step
+        read = assignment.recipe.rule.kernel_counts and assignment.rounding.exact
+        return target.device if read else super().counts_on(assignment, target)
 
     def arrange(self) -> None:
         for p, state in zip(self.params, self.states, strict=True):
@@ -64,22 +67,60 @@ class Fused(Bucket):
 
     def _kernel(self, params: list[Tensor], grads: list[Tensor], state: dict[str, list[Tensor]]) -> None:
         assert self.assignment.kernel is not None
+        device = params[0].device
+        if self.recipe.rule.kernel_counts and state["step"][0].device != device:
+            counts = torch.stack(state["step"]).to(device, non_blocking=True)
+            state = {**state, "step": list(counts.unbind())}
         self.assignment.kernel(params, grads, state, self.group)
 
     def _widened(self, params: list[Tensor], grads: list[Tensor], state: dict[str, list[Tensor]]) -> None:
         """16-bit parameters: the same kernel on float32 copies of a chunk at a time, rounded once."""
-        rounding = self.assignment.rounding
-        for i, p in enumerate(params):
-            single = {key: values[i] for key, values in state.items()}
-            averages = {key: _flat(value) for key, value in single.items() if value.shape == p.shape}
-            size = chunk_size(p.device.type)
-            for piece, at in enumerate(range(0, p.numel(), size)):
-                cut = slice(at, at + size)
-                rest = averages["rounding.rest"][cut] if "rounding.rest" in averages else None
-                wide, grad = rounding.widen(_flat(p)[cut], rest), _flat(grads[i])[cut].float()
-                pieces = {key: [value[cut]] for key, value in averages.items()} | {"step": [single["step"]]}
-                self._kernel([wide], [grad], pieces)
-                rounding.narrow_(_flat(p)[cut], wide, rest, rounding.draw(single, piece))
+        counts = {"step": state["step"]} | {key: state[key] for key in self.assignment.seeds}
+        alike = {key: [_flat(value) for value in values] for key, values in state.items() if key not in counts}
+        flat, steep = [_flat(p) for p in params], [_flat(grad) for grad in grads]
+        for chunk in _chunks([p.numel() for p in params], chunk_size(self.assignment.device)):
+            own = {key: [values[i][cut] for i, _, cut in chunk] for key, values in alike.items()}
+            own |= {key: [values[i] for i, _, _ in chunk] for key, values in counts.items()}
+            stored = [flat[i][cut] for i, _, cut in chunk]
+            self._step_wide(stored, [steep[i][cut] for i, _, cut in chunk], own, [piece for _, piece, _ in chunk])
+
+    def _step_wide(
+        self, stored: list[Tensor], grads: list[Tensor], state: dict[str, list[Tensor]], pieces: list[int]
+    ) -> None:
+        rounding, rests = self.assignment.rounding, state.get("rounding.rest", [None] * len(stored))
+        if rounding.exact:
+            wide = _as_float(stored)
+        else:
+            wide = [rounding.widen(p, rest) for p, rest in zip(stored, rests, strict=True)]
+        self._kernel(wide, _as_float(grads), state)
+        if rounding.exact:
+            torch._foreach_copy_(stored, wide)
+            return
+        for at, (p, piece) in enumerate(zip(stored, pieces, strict=True)):
+            single = {key: values[at] for key, values in state.items()}
+            rounding.narrow_(p, wide[at], rests[at], rounding.draw(single, piece))
+
+
+def _chunks(sizes: list[int], most: int) -> Iterator[list[tuple[int, int, slice]]]:
+    """Tensors or parts of them, at most so many numbers together: which tensor, which of its parts, and where."""
+    chunk: list[tuple[int, int, slice]] = []
+    room = most
+    for i, size in enumerate(sizes):
+        for piece, at in enumerate(range(0, size, most)):
+            length = min(most, size - at)
+            if length > room:
+                yield chunk
+                chunk, room = [], most
+            chunk.append((i, piece, slice(at, at + length)))
+            room -= length
+    if chunk:
+        yield chunk
+
+
+def _as_float(tensors: list[Tensor]) -> list[Tensor]:
+    wide = [torch.empty_like(tensor, dtype=torch.float32) for tensor in tensors]
+    torch._foreach_copy_(wide, tensors)
+    return wide
 
 
 def _like(grad: Tensor, parameter: Tensor) -> Tensor:

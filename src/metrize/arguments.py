@@ -174,7 +174,7 @@ def _check(name: str, value: Any, annotation: str) -> None:
         return
     if kinds <= {"float", "int", "Tensor", "None"}:
         number(name, value)
-    elif kinds == {"bool"}:
+    elif kinds <= {"bool", "None"}:
         flag(name, value)
     elif annotation in ("tuple[float, float]", "tuple[float, float, float]"):
         several(name, value, annotation.count("float"))

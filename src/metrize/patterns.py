@@ -21,7 +21,7 @@ def listed(rules: Rules) -> list[Mapping[str, Any]]:
         TypeError: they are no mapping and no sequence of mappings.
     """
     found = [] if rules is None else [rules] if isinstance(rules, Mapping) else rules
-    if isinstance(found, str) or not all(isinstance(one, Mapping) for one in found):
+    if not isinstance(found, list | tuple) or not all(isinstance(one, Mapping) for one in found):
         raise TypeError(
             f"rules={rules!r}: give a mapping such as {{'*.bias': {{'weight_decay': 0}}}}, or a list of them"
         )

@@ -89,3 +89,23 @@ def test_a_learning_rate_that_is_a_tensor_stays_the_same_tensor(name: str) -> No
     optimizer = CATALOGUE[name]([weight()], lr=lr)
     optimizer.add_param_group({"params": [weight()], "lr": lr})
     assert all(group["lr"] is lr for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("key", ["space", "frame", "moments", "step_size", "rounding", "around"])
+@pytest.mark.parametrize("text", ["abc", "0.1", "Stiefel("])
+def test_a_text_that_is_no_part_is_refused_by_the_name_of_its_option(key: str, text: str) -> None:
+    p = nn.Parameter(torch.ones(3, 2))
+    with pytest.raises(ValueError, match=rf"{key}="):
+        metrize.Optimizer([p], **{key: text})
+    with pytest.raises(ValueError, match=rf"{key}="):
+        metrize.AdamW([{"params": [p], key: text}])
+
+
+def test_flags_and_rules_are_checked_where_none_is_allowed_too() -> None:
+    p = nn.Parameter(torch.ones(3, 2))
+    for value in ("yes", [True], 0.5):
+        with pytest.raises(TypeError, match="relative_step"):
+            metrize.Adafactor([p], relative_step=value)
+    for value in (1.0, "x", {1: 2}.items()):
+        with pytest.raises(TypeError, match="rules="):
+            metrize.AdamW([("p", p)], rules=value)

@@ -203,6 +203,40 @@ def test_every_space(around: str) -> None:
         assert all(map(torch.equal, *ends)), space
 
 
+_CALLS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
+    "inner": lambda space, y, z, v: space.inner(y, v, v),
+    "dist": lambda space, y, z, v: space.dist(y, z),
+    "tangent": lambda space, y, z, v: space.tangent(y, z),
+    "exp": lambda space, y, z, v: space.exp(y, v / 8),
+    "retract": lambda space, y, z, v: space.retract(y, v / 8),
+    "log": lambda space, y, z, v: space.log(y, z),
+    "transport": lambda space, y, z, v: space.transport(y, z, v),
+}
+
+
+@EACH
+def test_every_function_of_every_space(around: str) -> None:
+    seen = set()
+    for space in SPACES:
+        y, z = (space.random_(torch.empty(8, 4), torch.Generator().manual_seed(i)) for i in (1, 2))
+        for name, call in _CALLS.items():
+            with contextlib.suppress(metrize.SpaceError):  # it has no such function
+                expected = call(space, y, z, space.tangent(y, z))
+                with SURROUNDINGS[around]():
+                    found = call(space, y, z, space.tangent(y, z))
+                assert torch.equal(found, expected), (space, name)
+                seen.add(name)
+    assert seen == set(_CALLS)
+
+
+def test_losses_of_points_compile_in_one_piece_also_under_autocast() -> None:
+    for space in (metrize.Lorentz(), metrize.PoincareBall()):
+        y, z = (space.random_(torch.empty(8, 4), torch.Generator().manual_seed(i)) for i in (1, 2))
+        dist = torch.compile(space.dist, backend="eager", fullgraph=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(dist(y, z), space.dist(y, z))
+
+
 @pytest.mark.parametrize("around", ["autocast", "float64", "medium"])
 def test_steps_inside_of_backward(around: str) -> None:
     for name in ("SOAP", "SMMF", "Adafactor", "DistributedShampoo"):

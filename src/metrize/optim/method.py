@@ -334,10 +334,17 @@ def _refuse_unknown(optimizer: Called, group: Mapping[str, Any], recipes: list[R
 
 
 def _read(key: str, value: Any) -> Any:
-    """The value of an option, a part from its text."""
+    """The value of an option, a part from its text.
+
+    Raises:
+        ValueError: a text that is no part, with the name of the option.
+    """
     if not isinstance(value, str) or key == "decay" or key not in (*SLOTS, *_OF_NORM, "first_moment"):
         return value
-    return parse_space(value) if key == "space" else parse(value)
+    try:
+        return parse_space(value) if key == "space" else parse(value)
+    except ValueError as error:
+        raise ValueError(f"{key}={value!r}: {error}") from None
 
 
 def _single(value: Any) -> bool:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
+from metrize.ambient import isolated
+
 
 class SpaceError(ValueError):
     """A tensor that a space cannot hold, or a point that is not on it; the text says which and what to do."""
@@ -110,10 +112,22 @@ class Geometry:
         raise NotImplementedError
 
     def _number(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        return function(*self._seen(tensors)).squeeze(0).to(_common(tensors))
+        return self._anywhere(function, tensors).squeeze(0).to(_common(tensors))
 
     def _vector(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        return self.tensors(function(*self._seen(tensors)), tensors[0].shape).squeeze(0).to(_common(tensors))
+        ends = self._anywhere(function, tensors)
+        return self.tensors(ends, tensors[0].shape).squeeze(0).to(_common(tensors))
+
+    def _anywhere(self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
+        """The same bits in every surroundings; torch.compile, which traces losses, can leave autocast alone."""
+        if not torch.compiler.is_compiling():
+            return self._alone(function, tensors)
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return function(*self._seen(tensors))
+
+    @isolated
+    def _alone(self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> Tensor:
+        return function(*self._seen(tensors))
 
     def _seen(self, tensors: tuple[Tensor, ...]) -> list[Tensor]:
         """Seen as points, in float32 or float64, which all have then."""

@@ -12,7 +12,7 @@ import torch
 from sentences import legal
 from torch import Tensor, nn
 
-from metrize import Recipe, Vector, frames, rules, step_sizes
+from metrize import Recipe, Vector, frames, norms, rules, step_sizes
 from metrize.moments import Dense
 from metrize.part import Part, kinds_of
 from metrize.rounding import Nearest
@@ -82,6 +82,21 @@ def test_what_is_overridden_is_called_by_every_executor(slot: str, base: type[Pa
                 assert calls or idle, f"{recipe} by {executor.__name__}"
             for each in found:
                 torch.testing.assert_close(each, found[-1], rtol=1e-9 if dtype == torch.float64 else 0.02, atol=1e-9)
+
+
+@pytest.mark.parametrize("base", [cls for cls in kinds_of(norms.Norm) if cls.__module__.startswith("metrize.")])
+def test_the_duality_map_of_a_norm_is_called_for_directions_and_lengths(base: type[norms.Norm]) -> None:
+    calls: list[str] = []
+    norm: Any = overriding(base, "dual", calls)()
+    x = draw(1, (2, *SHAPE))
+    expected, length = base().dual(x)
+    torch.testing.assert_close(norm.direction(x), expected * 0.5)
+    torch.testing.assert_close(norm.dual_norm(x).to(length.dtype), length)
+    assert len(calls) == 2
+    for executor in executors(Recipe(rule=rules.Steepest(norm)), parameter(torch.float64)):
+        calls.clear()
+        run(Recipe(rule=rules.Steepest(norm)), parameter(torch.float64), executor, steps=2)
+        assert calls
 
 
 def parameter(dtype: torch.dtype) -> nn.Parameter:

@@ -27,11 +27,12 @@ class Norm(Part, abstract=True):
     """Whether an entry's direction depends on that entry alone."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """A subclass with a duality map of its own does not inherit the shorter way of another map."""
+        """A subclass with a duality map of its own does not inherit the shorter ways of another map."""
         super().__init_subclass__(**kwargs)
         own: Any = cls
-        if not stands_for(own, "direction", "dual"):
-            cls.direction = Norm.direction  # type: ignore[method-assign]
+        for shorter in ("direction", "dual_norm"):
+            if not stands_for(own, shorter, "dual"):
+                setattr(cls, shorter, getattr(Norm, shorter))
 
     def check(self, shape: Sequence[int]) -> None:
         """Refuse the shape of a parameter that this norm cannot measure.

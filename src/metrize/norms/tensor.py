@@ -26,8 +26,8 @@ class MaxEntry(Norm):
     elementwise: ClassVar[bool] = True
 
     def dual(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        direction = MaxEntry.direction(self, x)
-        return direction, self.dual_norm(x).to(direction.dtype)
+        direction = MaxEntry.direction(self, x)  # those of a subclass may be made of its `dual`
+        return direction, MaxEntry.dual_norm(self, x).to(direction.dtype)
 
     def direction(self, x: Tensor) -> Tensor:
         return (x if x.dtype == torch.float32 else widened(x)).sign()

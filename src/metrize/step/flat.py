@@ -33,7 +33,7 @@ class Flat(Bucket):
         kept = {key for part, spec in a.declared.items() if part != "moments" for key in spec}
         simple = a.elementwise and a.recipe.step_size.scope is None and a.memory == "contiguous" and kept == {"step"}
         lie = a.in_place >= a.slots.keys() and a.declared["moments"].keys() == a.slots.keys()
-        return simple and lie and len({*a.storages.values()}) < 2 and (a.rounding.exact or not a.narrow)
+        return simple and lie and len({*a.storages.values()}) < 2 and a.copies
 
     @classmethod
     def pays(cls, assignment: Assignment) -> bool:

@@ -38,7 +38,7 @@ class Fused(Bucket):
     @classmethod
     def counts_on(cls, assignment: Assignment, target: Tensor) -> torch.device:
         # where the kernel reads them, unless each seeds random numbers that are drawn in the step
-        read = assignment.recipe.rule.kernel_counts and assignment.rounding.exact
+        read = assignment.recipe.rule.kernel_counts and assignment.copies
         return target.device if read else super().counts_on(assignment, target)
 
     def arrange(self) -> None:
@@ -88,12 +88,12 @@ class Fused(Bucket):
         self, stored: list[Tensor], grads: list[Tensor], state: dict[str, list[Tensor]], pieces: list[int]
     ) -> None:
         rounding, rests = self.assignment.rounding, state.get("rounding.rest", [None] * len(stored))
-        if rounding.exact:
+        if self.assignment.copies:
             wide = _as_float(stored)
         else:
             wide = [rounding.widen(p, rest) for p, rest in zip(stored, rests, strict=True)]
         self._kernel(wide, _as_float(grads), state)
-        if rounding.exact:
+        if self.assignment.copies:
             torch._foreach_copy_(stored, wide)
             return
         for at, (p, piece) in enumerate(zip(stored, pieces, strict=True)):

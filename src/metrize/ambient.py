@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -14,6 +14,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PRODUCTS = ("cuda", "mkldnn") if hasattr(torch._C, "_get_fp32_precision_getter") else ()  # torch before 2.9 has none
+_AUTOCASTS: Callable[[], Sequence[str]] = getattr(  # torch 2.6 has no list of its own
+    torch._C, "_autocast_supported_devices", lambda: ("cpu", "cuda", "hpu", "mps", "xla", "xpu")
+)
 _lock = threading.Lock()
 _exact: set[int] = set()  # threads that need full products, whose precision belongs to the whole process
 _chosen: list[Callable[[], None]] = []  # how the user's precision is put back
@@ -41,7 +44,7 @@ def neutral() -> Iterator[None]:
     """The surroundings of `isolated`."""
     dtype = torch.get_default_dtype()
     with contextlib.ExitStack() as stack:
-        for device in torch._C._autocast_supported_devices():
+        for device in _AUTOCASTS():
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         if torch._C._len_torch_function_stack():  # a default device is a mode on this stack

@@ -23,8 +23,17 @@ Spec = dict[str, tuple[tuple[int, ...], torch.dtype]]
 _CONSTANTS = {"inf": math.inf, "nan": math.nan}
 
 
+class _Chosen:
+    """Stands below the dataclasses, because jsonargparse asks for the class of a value only where one base is none.
+
+    Of a class all of whose bases are dataclasses it would make the annotated one, which may be a contract.
+    """
+
+    __slots__ = ()
+
+
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Part(_Chosen):
     """A value of a recipe: a frozen dataclass of numbers, strings, None, tuples of them, and other parts.
 
     Every subclass is known by its name, so ``parse(repr(part)) == part``; the text is what checkpoints hold. Numbers of

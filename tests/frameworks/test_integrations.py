@@ -1,11 +1,13 @@
 """The doors into frameworks: each trains, saves and resumes.
 
 transformers is the installed one. axolotl, LLaMA-Factory, torchtitan and kohya's scripts are not: what stands for them
-here follows their published sources, and shows that the protocol is kept, not that they run.
+here follows their published sources (axolotl 0.19, LLaMA-Factory 0.9.5, torchtitan 0.3), and shows that the protocol
+is kept, not that they run.
 """
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import sys
@@ -21,7 +23,7 @@ from torch import nn
 
 import metrize
 from metrize.integrations.build import build
-from metrize.integrations.torchtitan import OptimizersContainer, build_optimizers
+from metrize.integrations.torchtitan import Config, OptimizersContainer
 from metrize.integrations.transformers import Callback, method
 
 warned = pytest.mark.filterwarnings("ignore")
@@ -106,8 +108,11 @@ def test_decay_spares_vectors_unless_the_options_say_more() -> None:
 
 
 def test_torchtitan_s_container() -> None:
-    config = SimpleNamespace(name="Muon", lr=0.02, weight_decay=0.1)
-    container = build_optimizers([*model()], config, parallel_dims=None)
+    config = Config(name="Muon", lr=0.02, weight_decay=0.1, options={"rest": {"lr": 0.125}})
+    (whole,) = config.build(model_parts=[model()])
+    assert {group["lr"] for group in whole.param_groups} == {0.02, 0.125}
+    container = config.build(model_parts=[*model()])
+    assert config.to_dict()["options"] == {"rest": {"lr": 0.125}}
     assert len(container) == len([*container]) == 4
     assert isinstance(container, torch.optim.Optimizer)
     with pytest.raises(ValueError, match="two parts of the model have a parameter 'bias'"):
@@ -127,11 +132,16 @@ def test_axolotl_s_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def make(of: nn.Module) -> Any:
         config = SimpleNamespace(metrize={"name": "muon", "rest": {"lr": 0.125}}, learning_rate=0.25, weight_decay=0.5)
-        return plugin.create_optimizer(config, SimpleNamespace(model=of))
+        trainer = SimpleNamespace()
+        plugin.post_trainer_create(config, trainer)
+        factory, options = trainer.optimizer_cls_and_kwargs
+        return factory()(of, SimpleNamespace(), **options)  # axolotl hands over its arguments, too
 
     check_goes_on(make)
     assert {group["lr"] for group in make(model()).param_groups} == {0.25, 0.125}
-    assert plugin.create_optimizer(SimpleNamespace(metrize=None), SimpleNamespace(model=model())) is None
+    trainer = SimpleNamespace(optimizer_cls_and_kwargs=None)
+    plugin.post_trainer_create(SimpleNamespace(metrize=None), trainer)
+    assert trainer.optimizer_cls_and_kwargs is None
     module, _, name = plugin.get_input_args().rpartition(".")
     assert getattr(importlib.import_module(module), name)(metrize={"name": "soap"}).metrize == {"name": "soap"}
 
@@ -174,3 +184,18 @@ def test_a_class_by_its_path_with_groups_of_bare_parameters(name: str) -> None:
     optimizer = cls(groups, lr=1e-3)
     train(of, optimizer, steps=1)
     assert [group["lr"] for group in optimizer.param_groups][-1] == 4e-3
+
+
+def by_kohya(of: nn.Module, optimizer_type: str, *optimizer_args: str) -> Any:
+    """As kohya's scripts make an optimizer: a dotted path, and ``name=value`` with Python's literals."""
+    module, _, name = optimizer_type.rpartition(".")
+    options = {key: ast.literal_eval(value) for key, value in (text.split("=", 1) for text in optimizer_args)}
+    groups = [{"params": list(layer.parameters()), "lr": 1e-3} for layer in of]
+    return getattr(importlib.import_module(module), name)(groups, lr=1e-3, **options)
+
+
+def test_kohya_s_optimizer_type_saves_and_resumes() -> None:
+    made = by_kohya(model(), "metrize.SOAP", "betas=0.9,0.95", "weight_decay=0.01")
+    assert {(group["betas"], group["weight_decay"]) for group in made.param_groups} == {((0.9, 0.95), 0.01)}
+    check_goes_on(lambda of: by_kohya(of, "metrize.SOAP", "betas=0.9,0.95", "weight_decay=0.01"))
+    check_goes_on(lambda of: by_kohya(of, "metrize.Adam8bit", "smallest=1"))

@@ -105,3 +105,53 @@ def test_layers_that_thaw_join_an_optimizer_of_a_module(method: str, tmp_path: P
     assert all(not torch.equal(p, start[name]) for name, p in module.named_parameters())
     assert {int(state["step"]) for state in state_of(optimizer).values()} == {8, 16}
     assert optimizer.param_groups[-1]["lr"] == 1e-3
+
+
+class Plain(Classifier):
+    """Leaves the optimizer to the command line."""
+
+    def __init__(self) -> None:
+        super().__init__("SOAP")
+
+    configure_optimizers = lightning.LightningModule.configure_optimizers
+
+
+class Batches(lightning.LightningDataModule):
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(examples(), batch_size=4)
+
+
+def from_the_command_line(folder: Path, epochs: int, *more: str) -> Any:
+    words = (
+        f"fit --optimizer metrize.SOAP --optimizer.lr 3e-3 --optimizer.betas [0.9,0.95] --trainer.max_epochs {epochs}"
+    )
+    words += (
+        f" --trainer.accelerator cpu --trainer.devices 1 --trainer.logger false --trainer.default_root_dir {folder}"
+    )
+    words += " --trainer.enable_progress_bar false --trainer.enable_model_summary false"
+    saving = lightning.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
+    from lightning.pytorch.cli import LightningCLI
+
+    return LightningCLI(
+        Plain, Batches, args=[*words.split(), *more], trainer_defaults={"callbacks": [saving]},
+        save_config_callback=None, seed_everything_default=0,
+    )  # fmt: skip
+
+
+def test_a_class_path_of_the_command_line_trains_saves_and_resumes(tmp_path: Path) -> None:
+    imported("jsonargparse")
+    straight = from_the_command_line(tmp_path / "straight", 2)
+    (optimizer,) = straight.trainer.optimizers
+    assert {(group["lr"], group["betas"]) for group in optimizer.param_groups} == {(3e-3, (0.9, 0.95))}
+    assert len(straight.model.losses) == 16
+    saved = tmp_path / "straight" / "epoch=0.ckpt"
+    resumed = from_the_command_line(tmp_path / "resumed", 2, "--ckpt_path", str(saved))
+    assert_same(resumed.model.losses, straight.model.losses[8:])
+    assert_same(resumed.model.net.state_dict(), straight.model.net.state_dict())
+
+
+def test_the_command_line_takes_parts_by_their_class_paths(tmp_path: Path) -> None:
+    imported("jsonargparse")
+    more = ["--optimizer.moments", "metrize.Quantized", "--optimizer.moments.smallest", "16"]
+    (optimizer,) = from_the_command_line(tmp_path, 1, *more).trainer.optimizers
+    assert {str(recipe.moments) for recipe in optimizer.recipes()} == {"Quantized(smallest=16.0)"}

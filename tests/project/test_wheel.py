@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -80,3 +82,28 @@ def test_the_installed_command_lists_the_catalogue(installed: Path) -> None:
     pytest.importorskip("cyclopts")
     text = run(installed, str(installed / "bin" / "metrize"), "list")
     assert all(name in text for name in metrize.catalogue())
+
+
+@pytest.mark.slow
+def test_the_readme_leads_from_a_wheel_to_a_report(installed: Path, tmp_path: Path) -> None:
+    """Its code and commands, as they stand, in an empty folder."""
+    for package in ("cyclopts", "matplotlib", "sklearn"):
+        pytest.importorskip(package)
+    text = (ROOT / "README.md").read_text()
+    env = {**os.environ, "PYTHONPATH": str(installed), "PATH": f"{installed / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+
+    def follow(*words: str) -> str:
+        ran = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    for code in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        (tmp_path / "first.py").write_text(code)
+        assert "Muon" in follow(sys.executable, "first.py")
+    fences = re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    commands = [line for fence in fences for line in fence.splitlines() if line.startswith("metrize ")]
+    for command in commands:
+        words = shlex.split(command)
+        assert "SOAP" in follow(*words)
+        assert "<html" in (tmp_path / words[words.index("--out") + 1] / "report.html").read_text()
+    assert commands

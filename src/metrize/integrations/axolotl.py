@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from axolotl.integrations.base import BasePlugin
+from torch import nn
 
 from metrize.integrations.build import build
 
@@ -20,13 +22,18 @@ class MetrizePlugin(BasePlugin):  # type: ignore[misc]
         """Where axolotl finds the schema of the key ``metrize``."""
         return "metrize.integrations.axolotl.MetrizeArgs"
 
-    def create_optimizer(self, cfg: Any, trainer: Any) -> Any:
-        """The optimizer of the trainer's model; None, which leaves it to axolotl, where nothing is named."""
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        """Give the trainer what makes its optimizer; where the configuration names none, axolotl's own stays."""
         told = dict(getattr(cfg, "metrize", None) or {})
         if not told:
-            return None
+            return
         decay = float(getattr(cfg, "weight_decay", None) or 0.0)
-        return build(trainer.model, told.pop("name"), getattr(cfg, "learning_rate", None), decay, told)
+        name, rate = told.pop("name"), getattr(cfg, "learning_rate", None)
+
+        def make(model: nn.Module, *arguments: Any) -> torch.optim.Optimizer:
+            return build(model, name, rate, decay, told)
+
+        trainer.optimizer_cls_and_kwargs = (lambda: make, {})
 
 
 def __getattr__(name: str) -> Any:

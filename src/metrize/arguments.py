@@ -6,12 +6,17 @@ import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Iterable
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Number, Real
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from metrize.values import MisfitError, alternatives, fitted, hints_of, plain, wanted
 
 APART = ("params", "example", "divide")
 """Arguments that are about the tensors handed over, and say nothing of how they are trained."""
@@ -72,18 +77,41 @@ def _places(cls: type) -> list[str]:
 
 
 def given(cls: type, positional: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name, without what is `APART`.
+    """The arguments of a call by name, without what is `APART`; words, and several numbers, as Python's own.
 
     Raises:
         TypeError: a value of another kind than the argument's.
+        ValueError: a word that is none of the argument's.
     """
     names = _places(cls)
     together = {**dict(zip(names, positional, strict=False)), **named}
-    told = {name: value for name, value in together.items() if name not in APART}
     annotations = arguments_of(cls)
-    for name, value in told.items():
-        _check(name, value, annotations.get(name, ""))
-    return told
+    return {
+        name: _checked(cls, name, value, annotations.get(name, ""))
+        for name, value in together.items()
+        if name not in APART
+    }
+
+
+def in_place_of(
+    cls: type, told: Mapping[str, Any], positional: tuple[Any, ...], named: Mapping[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call with the values of `given`."""
+    names = _places(cls)
+    first = [told.get(name, value) for name, value in zip(names, positional, strict=False)]
+    return [*first, *positional[len(names) :]], {**named, **{name: told[name] for name in named if name in told}}
+
+
+def named_after(told: Mapping[str, Any], error: Exception) -> str | None:
+    """What an error of a part says, with the argument before it that gave the part's field its value.
+
+    Args:
+        told: arguments by name.
+        error: it shows fields with values, such as ``Eigenbasis(period=-1): ...`` for ``precondition_frequency=-1``.
+    """
+    seen = {value for field, value in re.findall(r"(\w+)=([-+.\w]+)", str(error)) if field not in told}
+    names = [f"{name}={value!r}" for name, value in told.items() if repr(plain(value)) in seen]
+    return f"{' or '.join(names)}: {error}" if names else None
 
 
 def foreign(key: str, value: Any) -> bool:
@@ -167,17 +195,58 @@ def like(key: str, value: Any, default: Any) -> Any:
     return several(key, value, len(default)) if isinstance(default, tuple) else number(key, value)
 
 
-def _check(name: str, value: Any, annotation: str) -> None:
-    """Refuse a value that is not of the kind that its argument is annotated with, as far as numbers go."""
+def _checked(cls: type, name: str, value: Any, annotation: str) -> Any:
+    """A value of the kind that its argument is annotated with, as far as numbers and words go."""
     kinds = {kind.strip() for kind in annotation.split(" | ")} if "[" not in annotation else {annotation}
     if value is None and "None" in kinds:
-        return
+        return value
     if kinds <= {"float", "int", "Tensor", "None"}:
         number(name, value)
     elif kinds <= {"bool", "None"}:
         flag(name, value)
     elif annotation in ("tuple[float, float]", "tuple[float, float, float]"):
         several(name, value, annotation.count("float"))
+    elif _is_plain(hint := argument_hint(cls, name)):
+        return _fitted(name, plain(value), hint)
+    return value
+
+
+def _fitted(name: str, value: Any, hint: Any) -> Any:
+    """A plain value as its annotation has it.
+
+    Raises:
+        TypeError: it is of another kind.
+        ValueError: a word that the annotation does not list.
+    """
+    refusal = f"{name}={value!r}: {name} is {wanted(hint)}"
+    try:
+        value = fitted(value, hint)
+    except MisfitError:
+        raise TypeError(refusal) from None
+    kinds = [kind for kind in alternatives(hint) if typing.get_origin(kind) is Literal]
+    words = [word for kind in kinds for word in typing.get_args(kind)]
+    if isinstance(value, str) and words and value not in words:
+        raise ValueError(refusal)
+    return value
+
+
+@functools.cache
+def argument_hint(cls: type, name: str) -> Any:
+    """The annotation of an argument of a class, with its names resolved."""
+    for base in cls.__mro__:
+        if "__init__" in vars(base) and name in (found := typing.get_type_hints(base.__init__)):  # type: ignore[misc]
+            return found[name]
+        if further := vars(base).get("further"):
+            return hints_of(further).get(name, Any)
+    return Any
+
+
+def _is_plain(hint: Any) -> bool:
+    """Whether it asks for words, numbers, tuples or mappings, and for nothing else that a text could stand for."""
+    kinds = list(alternatives(hint))
+    return any(typing.get_origin(kind) in (Literal, tuple, Mapping) for kind in kinds) and all(
+        typing.get_origin(kind) in (Literal, tuple, Mapping) or kind in (float, int, types.NoneType) for kind in kinds
+    )
 
 
 def _check_tensor(key: str, value: Tensor) -> None:

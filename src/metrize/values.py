@@ -98,7 +98,7 @@ def _named(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return f"one of {', '.join(map(repr, typing.get_args(hint)))}"
     if typing.get_origin(hint) is tuple:
-        return f"a tuple of {wanted(typing.get_args(hint)[0]).removeprefix('a ')}s"
+        return f"a tuple, each entry {wanted(typing.get_args(hint)[0])}"
     return getattr(hint, "__name__", str(hint))
 
 

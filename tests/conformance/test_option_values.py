@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import typing
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from cases import through_disk
 from torch import nn
 
 import metrize
-from metrize.arguments import arguments_of
+from metrize.arguments import argument_hint, arguments_of
 
 CATALOGUE = metrize.catalogue()
 NUMBERS = [(name, option) for name, cls in CATALOGUE.items() for option, kind in arguments_of(cls).items()
@@ -21,6 +22,10 @@ SEVERAL = [(name, option) for name, cls in CATALOGUE.items() for option, kind in
            if kind in ("tuple[float, float]", "tuple[float, float, float]")]  # fmt: skip
 TRUTHS = [(name, option) for name, cls in CATALOGUE.items() for option, kind in arguments_of(cls).items()
           if kind == "bool"]  # fmt: skip
+WORDS = [(name, option) for name, cls in CATALOGUE.items() for option in arguments_of(cls)
+         if typing.get_origin(hint := argument_hint(cls, option)) is typing.Literal
+         or typing.Literal in map(typing.get_origin, typing.get_args(hint))
+         if option not in ("decay",)]  # fmt: skip
 
 
 def weight() -> nn.Parameter:
@@ -63,6 +68,33 @@ def test_what_are_not_several_numbers_is_refused_by_name(name: str, option: str)
 def test_what_is_neither_true_nor_false_is_refused_by_name(name: str, option: str) -> None:
     refused(name, {option: "False"}, f"^{option} is the text 'False'; give True or False$")
     refused(name, {option: None}, f"^{option} is None; give True or False$")
+
+
+@pytest.mark.parametrize(("name", "option"), WORDS)
+def test_a_word_that_does_not_exist_is_refused_by_name(name: str, option: str) -> None:
+    refused(name, {option: "folk"}, f"^{option}='folk': {option} is ", ValueError)
+    for value in (3.5, np.array(["folk"]), object()):
+        with pytest.raises(TypeError, match=f"^{option}="):
+            CATALOGUE[name]([weight()], **{option: value})
+
+
+@pytest.mark.parametrize(("name", "option"), NUMBERS)
+def test_a_number_out_of_range_is_refused_by_the_name_of_its_argument(name: str, option: str) -> None:
+    for value in (-7.5, -8):
+        try:
+            CATALOGUE[name]([weight()], **{option: value})
+        except (TypeError, ValueError) as error:
+            assert option in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(("name", "option"), [("Adafactor", "eps"), ("Flora", "eps")])
+@pytest.mark.parametrize("pair", [np.array([1e-20, 1e-2]), torch.tensor([1e-20, 1e-2]), [np.float32(1e-20), 1e-2]])
+def test_pairs_are_taken_as_arrays(name: str, option: str, pair: Any) -> None:
+    (group,) = CATALOGUE[name]([weight()], **{option: pair}).param_groups
+    assert group["eps"] == pytest.approx(1e-20)
+    assert "0.0" in group["recipe"]
+    with pytest.raises(TypeError, match=f"^{option}="):
+        CATALOGUE[name]([weight()], **{option: np.array(["a", "b"])})
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

@@ -62,7 +62,7 @@ def test_what_works_inside(cls):
     narrow = of(cls, rank=2, moments=Dense("bfloat16"), dtype="bfloat16")
     (state,) = (narrow.spec(narrow.param_groups[0], 0),)
     assert {kind for key, (_, kind) in state.items() if key.startswith(("exp", "basis"))} == {torch.bfloat16}
-    with pytest.raises(ValueError, match=r"inner='sgd': 'adam'"):
+    with pytest.raises(ValueError, match=r"inner='sgd': inner is one of 'adam'"):
         of(cls, inner="sgd")
 
 

@@ -408,7 +408,7 @@ def test_adalayer_of_parameters_is_one_number_each():
         (lambda p: rules.FAdam("folk"), "form is one of"),
         (lambda p: step_sizes.Decaying(power=-1.0), "at least 0"),
         (lambda p: metrize.Optimizer(p, Recipe(decay="natural")), "has no natural gradient; use FAdam"),
-        (lambda p: metrize.AMSGrad(p, form="folk"), "form is 'torch' or 'paper'"),
+        (lambda p: metrize.AMSGrad(p, form="folk"), "form is one of 'torch', 'paper'"),
         (lambda p: metrize.NAdam(p, momentum_decay=-1.0), "momentum_decay=-1.0"),
         (lambda p: metrize.FAdam(p, power=0.0), "power=0.0"),
         (lambda p: metrize.FAdam(p, eps2=-1.0), "eps2=-1.0"),

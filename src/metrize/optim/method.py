@@ -12,7 +12,19 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 
-from metrize.arguments import SYNONYMS, arguments_of, flag, foreign, given, known, like, number, unknown
+from metrize.arguments import (
+    SYNONYMS,
+    arguments_of,
+    flag,
+    foreign,
+    given,
+    in_place_of,
+    known,
+    like,
+    named_after,
+    number,
+    unknown,
+)
 from metrize.optim.groups import entries_of, named_members
 from metrize.part import Part, parse
 from metrize.patterns import FACTOR, Rules, listed, no_match, numbers_of
@@ -77,11 +89,18 @@ def _keeping_arguments(init: _Init) -> _Init:
 
     @functools.wraps(init)
     def kept(self: Called, *positional: Any, **named: Any) -> None:
-        if "_maker" not in vars(self):
+        outermost = "_maker" not in vars(self)
+        if outermost:
             cls = next(cls for cls in type(self).__mro__ if vars(cls).get("__init__") is kept)
             self._maker = type(self) if getattr(type(self), "__init__") is kept else cls  # noqa: B009
             self._arguments = given(cls, positional, named)
-        init(self, *positional, **named)
+            positional, named = in_place_of(cls, self._arguments, positional, named)
+        try:
+            init(self, *positional, **named)
+        except (TypeError, ValueError) as error:
+            if not outermost or (told := named_after(self._arguments, error)) is None:
+                raise
+            raise type(error)(told) from None
 
     return cast("_Init", kept)
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from metrize import lab
 from metrize.cli import main
 from metrize.lab.config import RunConfig
+from metrize.lab.host import autocast
 from metrize.lab.schedule import SCHEDULES, factor
 from metrize.lab.tasks import Task
 from metrize.lab.trainer import Interrupted, train
@@ -66,6 +67,9 @@ raises = lab.task(model=make_model, train=train, loss=lambda m, b: b["x"], held_
 empty = lab.task(model=make_model, train=[], loss=loss, held_out=rest)
 none_held = lab.task(model=make_model, train=train, loss=loss, held_out=[])
 no_number = lab.task(model=make_model, train=train, loss=loss, held_out=rest, figures={"f": lambda m, b: "high"})
+def drift(model, batches):
+    return sum(layer.running_mean.abs().sum().item() for layer in model if isinstance(layer, nn.BatchNorm1d))
+shared = lab.task(model=make_model, train=train, loss=loss, held_out=rest, figures={"drift": drift})
 """
 LOOPS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -105,6 +109,25 @@ def test_a_resumed_run_is_the_straight_one(name: str, loop: str, tmp_path: Path)
     assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
     weights = [torch.load(tmp_path / run / "checkpoint-12.pt")["model"] for run in ("straight", "stopped")]
     assert all(torch.equal(one, weights[1][key]) for key, one in weights[0].items())
+
+
+def test_processes_evaluate_and_resume_the_buffers_of_the_first(tmp_path: Path) -> None:
+    config = RunConfig("own_task_module:shared", steps=4, batch_size=8, eval_every=2, nproc=2)
+    train(config, tmp_path / "straight")
+    count = itertools.count(1)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "stopped", stop=lambda: next(count) == 3)
+    train(config, tmp_path / "stopped", resume=True)
+    drifts = [line["figures"]["drift"] for line in lines(tmp_path / "straight") if line["kind"] == "eval"]
+    assert drifts[0] == 0.0 < drifts[1] < drifts[2]
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
+
+
+def test_autocast_follows_the_device_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = nn.Linear(2, 2)
+    with autocast("bf16", model):
+        assert model(torch.ones(1, 2)).dtype == torch.bfloat16
 
 
 def test_a_run_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None:

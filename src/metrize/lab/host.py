@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import torch
+from torch import nn
 
 
 @contextlib.contextmanager
@@ -28,12 +29,11 @@ def numerics(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def autocast(dtype: str | None) -> contextlib.AbstractContextManager[object]:
-    """The arithmetic of a loss: ``bf16`` under torch's autocast; None as the weights are."""
+def autocast(dtype: str | None, model: nn.Module) -> contextlib.AbstractContextManager[object]:
+    """The arithmetic of a loss: ``bf16`` under torch's autocast of the model's device; None as the weights are."""
     if dtype is None:
         return contextlib.nullcontext()
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(kind, dtype=torch.bfloat16)
+    return torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16)
 
 
 @contextlib.contextmanager

@@ -191,7 +191,7 @@ class Run:
         place = self.step * self.config.accumulate + index
         batch = self.data.batch(self.config.seed, place, self.config.batch_size)
         # dropout draws from torch's own generator, which a resumed run could not restore
-        with seeded(stream(self.config.seed, "step", place)), autocast(self.config.dtype):
+        with seeded(stream(self.config.seed, "step", place)), autocast(self.config.dtype, self.model):
             loss = self.task.loss(self.model, tree_map_only(Tensor, self.engine.part, batch))
         part = loss / self.config.accumulate if self.config.accumulate > 1 else loss
         part.backward()  # type: ignore[no-untyped-call]
@@ -211,7 +211,7 @@ class Run:
     def _evaluate(self) -> None:
         model = self.engine.whole(self.model)
         training = model.training
-        with seeded(stream(self.config.seed, "evaluation")), autocast(self.config.dtype):
+        with seeded(stream(self.config.seed, "evaluation")), autocast(self.config.dtype, self.model):
             figures = dict(self.task.evaluate(model.eval(), self.data))
         model.train(training)
         loss = figures.pop("loss")

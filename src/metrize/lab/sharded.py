@@ -51,6 +51,9 @@ class Processes(Engine):
     def whole(self, model: nn.Module) -> nn.Module:
         for mine, part in zip(self._whole.parameters(), model.parameters(), strict=True):
             mine.copy_(part.full_tensor() if isinstance(part, DTensor) else part)
+        _share_buffers(model)
+        for mine, one in zip(self._whole.buffers(), model.buffers(), strict=True):
+            mine.copy_(one)
         return self._whole
 
     def part(self, samples: Tensor) -> Tensor:
@@ -63,6 +66,7 @@ class Processes(Engine):
         return _reduced(flag, dist.ReduceOp.MAX) > 0
 
     def save(self, folder: Path, step: int, header: Header, model: nn.Module, optimizer: metrize.Optimizer) -> Path:
+        _share_buffers(model)
         return save(folder, step, header, model, optimizer)
 
     def load(
@@ -146,6 +150,16 @@ def _by_the_first(act: Callable[[], _Result]) -> _Result:
         raise told[1]
     result: _Result = told[0]
     return result
+
+
+@torch.no_grad()
+def _share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of the first, such as the running averages of BatchNorm.
+
+    Each process has those of its own samples, and a checkpoint keeps the buffers of one.
+    """
+    for buffer in model.buffers():
+        dist.broadcast(buffer, src=0)
 
 
 def _reduced(value: float, operation: Any) -> float:

@@ -42,7 +42,7 @@ EXACT = [
     RowNorm("rms", layout=Layout(split=(1, 1), outer=3)),
     Nuclear(layout=Layout(transposed=True)),
 ]
-NEAR = [Spectral("rms", accuracy) for accuracy in ("fast", "tight", "muon")]
+NEAR = [Spectral("rms", accuracy) for accuracy in ("fast", "tight", "muon", "cans")]
 every_exact_norm = pytest.mark.parametrize("norm", EXACT, ids=str)
 every_norm = pytest.mark.parametrize("norm", EXACT + NEAR, ids=str)
 
@@ -139,7 +139,7 @@ def test_norms_of_any_shape(norm, shape):
 
 def test_a_split_parameter_moves_as_separate_ones_do():
     whole = gauss(2, 12, 8).float()
-    for accuracy in ("fast", "tight", "exact", "muon"):
+    for accuracy in ("fast", "tight", "exact", "muon", "cans"):
         separate = Spectral("muon", accuracy)
         fused = separate.replace(layout=Layout(split=(6, 3, 3)))
         direction, dual = fused.dual(whole)
@@ -151,7 +151,7 @@ def test_a_split_parameter_moves_as_separate_ones_do():
         )
 
 
-@pytest.mark.parametrize("accuracy", ["fast", "tight", "exact", "muon"])
+@pytest.mark.parametrize("accuracy", ["fast", "tight", "exact", "muon", "cans"])
 def test_one_by_one_is_as_all_together(accuracy):
     stack = gauss(4, 40, 60).float()
     norm = Spectral("rms", accuracy)

@@ -52,8 +52,8 @@ class Processes(Engine):
         for mine, part in zip(self._whole.parameters(), model.parameters(), strict=True):
             mine.copy_(part.full_tensor() if isinstance(part, DTensor) else part)
         _share_buffers(model)
-        for mine, one in zip(self._whole.buffers(), model.buffers(), strict=True):
-            mine.copy_(one)
+        for kept, current in zip(self._whole.buffers(), model.buffers(), strict=True):
+            kept.copy_(current)
         return self._whole
 
     def part(self, samples: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Spectral(MatrixNorm):
     """
 
     scale: Literal["rms", "unit", "muon", "adam", "one-hot", "conv"] = "rms"
-    accuracy: Literal["fast", "tight", "exact", "muon"] = "tight"
+    accuracy: Literal["fast", "tight", "exact", "muon", "cans"] = "tight"
 
     def __post_init__(self) -> None:
         choice(self, "scale", tuple(_SCALES))

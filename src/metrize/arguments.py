@@ -95,11 +95,11 @@ def given(cls: type, positional: tuple[Any, ...], named: dict[str, Any]) -> dict
 
 def in_place_of(
     cls: type, told: Mapping[str, Any], positional: tuple[Any, ...], named: Mapping[str, Any]
-) -> tuple[list[Any], dict[str, Any]]:
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call with the values of `given`."""
     names = _places(cls)
     first = [told.get(name, value) for name, value in zip(names, positional, strict=False)]
-    return [*first, *positional[len(names) :]], {**named, **{name: told[name] for name in named if name in told}}
+    return (*first, *positional[len(names) :]), {**named, **{name: told[name] for name in named if name in told}}
 
 
 def named_after(told: Mapping[str, Any], error: Exception) -> str | None:

@@ -30,7 +30,14 @@ SYNONYMS = {
 }
 """Names that other libraries give to arguments of the same meaning; a group may use them."""
 
-_RELATED = {"ns_steps": "accuracy", "ns_coefficients": "accuracy", "adjust_lr_fn": "scale", "beta1": "momentum"}
+_RELATED = {
+    "ns_steps": "accuracy",
+    "ns_coefficients": "accuracy",
+    "adjust_lr_fn": "scale",
+    "beta1": "momentum",
+    "max_preconditioner_dim": "max_dim",
+    "max_precond_dim": "max_dim",
+}
 _FLAGS = {
     "fused": "{owner} takes torch's fused kernel wherever it can; leave out fused",
     "foreach": "{owner} steps tensors of one kind together of itself; leave out foreach",
@@ -126,8 +133,8 @@ def unknown(key: str, owner: str, options: Iterable[str]) -> str:
     options = list(options)
     if key in _FLAGS:
         return _FLAGS[key].format(owner=owner)
-    ours = SYNONYMS.get(key) or _RELATED.get(key)
-    if ours in options:
+    ours = next((name for name in (SYNONYMS.get(key), _RELATED.get(key)) if name in options), None)
+    if ours:
         return f"{owner} has no option {key!r}; its own is {ours!r}"
     close = [] if key in all_arguments() else difflib.get_close_matches(key, options, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"options: {', '.join(options)}"

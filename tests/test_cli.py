@@ -248,6 +248,36 @@ def test_compare_prints_one_table_and_goes_on_where_it_stopped(
     assert len(list(Path("runs").glob("*/summary.json"))) == 4
 
 
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        (["lr=1e-3:1e-1"], "write name=first:last:count"),
+        (["lr=0:1:3"], "both ends are above 0"),
+        (["momentun=0.5,0.9"], "momentun"),
+        (["lr=1e-3,1e-2", "lr=1"], "swept twice"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_one_line(tiny: list[str], sweep: list[str], said: str, capsys: Output) -> None:
+    flags = [word for one in sweep for word in ("--sweep", one)]
+    assert main(["compare", *tiny, "--method", "Adam", "--method", "SGD", *flags, "--out", "new"]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not Path("new").exists()
+
+
+def test_a_sweep_ends_in_a_verdict_and_a_table_of_all_its_trials(tiny: list[str], capsys: Output) -> None:
+    assert (
+        main(["compare", *tiny, "--method", "Adam", "--method", "SGD", "--sweep", "lr=1e-3,1e-2", "--out", "new"]) == 0
+    )
+    assert "Not separated: " in capsys.readouterr().out
+    assert main(["report", "new", "--csv", "new.csv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"].startswith("Not separated: ")
+    header, *lines = Path("new.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in lines] == ["trial"] * 4 + ["run"] * 2
+    assert header.startswith("place,kind,method,status,")
+
+
 def test_compare_takes_the_four_of_the_paper_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[RunConfig] = []
     monkeypatch.setattr(compare_module, "check", seen.extend)

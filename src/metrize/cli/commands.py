@@ -108,6 +108,7 @@ def compare(
     *,
     method: Words = (),
     seeds: Count = 1,
+    sweep: Words = (),
     target: float | None = None,
     out: Path | None = None,
     resume: Path | None = None,
@@ -120,43 +121,53 @@ def compare(
         method: A method, such as "SGD lr=0.01 momentum=0.5 on Stiefel()"; may be given again. Without it, the task's
             own: for digits, mnist and text, the four of arXiv:2305.16901.
         seeds: Runs of each method.
+        sweep: Values of an option that every method is tried at before its best one runs with the seeds, such as
+            lr=1e-4:1e-1:7, seven of them, or lr=1e-3,3e-3; may be given again.
         target: Held-out loss to time; without it, the one that the second best method ends with.
         out: Folder of the comparison. [default: runs/TASK-comparison]
         resume: Go on with the interrupted comparison in this folder; finished runs are not repeated.
         as_json: Print the table as JSON and nothing else; progress goes to standard error.
     """
     from metrize.cli.progress import watching
+    from metrize.lab.compare import NothingLeftError, parse_method
     from metrize.lab.compare import compare as compare_runs
-    from metrize.lab.compare import parse_method
     from metrize.lab.runs import Comparison, slug
+    from metrize.lab.sweep import parse_grid
     from metrize.lab.tasks import task_of
 
     with _mendable(ValueError):
         base = setting.config()
         sentences = method or task_of(base).methods
-        comparison = Comparison([parse_method(sentence, base) for sentence in sentences], seeds, target)
+        methods = [parse_method(sentence, base) for sentence in sentences]
+        comparison = Comparison(methods, seeds, target, parse_grid(sweep))
     if resume:
-        _refuse_others(bool(setting != Setting() or method or seeds != 1 or target is not None or out is not None))
+        others = (setting != Setting(), method, seeds != 1, sweep, target is not None, out is not None)
+        _refuse_others(any(map(bool, others)))
         comparison = Comparison.load(resume)
     folder = resume or out or Path("runs", f"{slug(base.task)}-comparison")
-    _check(comparison.methods)
-    names = [name for name, _ in comparison.runs()]
-    with _stoppable(f"metrize compare --resume {folder}"), watching(names, stderr=as_json) as watch:
+    _check([config for _, config in comparison.trials()] or comparison.methods)
+    names = [Path(name).name for name in comparison.names()]
+    stoppable = _stoppable(f"metrize compare --resume {folder}")
+    with stoppable, _mendable(NothingLeftError), watching(names, stderr=as_json) as watch:
         report = compare_runs(comparison, folder, watch, resume=resume is not None)
     show.report(report, as_json)
 
 
 @app.command
-def report(folder: Path, *, target: float | None = None, as_json: Json = False) -> None:
+def report(folder: Path, *, target: float | None = None, csv: Path | None = None, as_json: Json = False) -> None:
     """Draw the report of a run, of a comparison, or of any folder of runs again.
 
     Args:
         folder: The run, the comparison, or the folder of runs.
         target: Held-out loss to time; without it, the comparison's own, or what the second best method ends with.
+        csv: File for a row of each run and of each trial of a sweep, with all of their figures.
         as_json: Print the table as JSON and nothing else.
     """
+    from metrize.lab.export import write_csv
     from metrize.lab.report import draw_report
 
+    if csv is not None:
+        write_csv(folder, csv)
     show.report(draw_report(folder, target), as_json)
 
 

@@ -37,10 +37,19 @@ def note(text: str) -> None:
 def report(drawn: Report, plain: bool = False) -> None:
     """The table of a report, its target, and where its page lies; as JSON if `plain`."""
     if plain:
-        as_json({"target": drawn.target, "rows": [row.as_json() for row in drawn.rows], "page": str(drawn.page)})
+        as_json(
+            {
+                "verdict": drawn.verdict,
+                "target": drawn.target,
+                "rows": [row.as_json() for row in drawn.rows],
+                "page": str(drawn.page),
+            }
+        )
         return
     console = Console()
     console.print(*_results(drawn, console))
+    if drawn.verdict:
+        note(drawn.verdict)
     if drawn.target is not None:
         of = f", where {drawn.target_of} ends" if drawn.target_of else ""
         note(f"target: held-out loss {drawn.target:.4f}{of}")

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
+import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from metrize.lab import methods
-from metrize.lab.config import RunConfig
+from metrize.lab.config import FolderError, RunConfig
+from metrize.lab.durable import first_line, write_text
 from metrize.lab.events import Event
+from metrize.lab.launch import ProcessError
 from metrize.lab.report import Report, draw_report
-from metrize.lab.runs import Comparison, is_finished
+from metrize.lab.runs import Comparison, end_of, failure_of, is_finished
 from metrize.lab.tasks import task_of
 from metrize.lab.tasks.own import rehearse
 from metrize.lab.trainer import train
+
+_OF_A_TRIAL = (ArithmeticError, RuntimeError, TypeError, ValueError)
+"""What an optimizer or a model may raise at a point of a grid; all else, such as a full disk, ends a sweep."""
+
+
+class NothingLeftError(Exception):
+    """No trial of a sweep came to its end; the text says what became of them."""
 
 
 def compare(
     comparison: Comparison, folder: Path, on_event: Callable[[Event], None] | None = None, resume: bool = False
 ) -> Report:
     """Train every method with every seed, each in a folder of its own, and draw the report.
+
+    A trial of a sweep that fails is written down, and the others go on.
 
     Args:
         comparison: what to run; seed 0 of all methods comes first, so that an early stop still compares them.
@@ -35,13 +48,39 @@ def compare(
     Raises:
         Interrupted: a run was asked to stop; it is saved.
         FileExistsError: the folder holds runs already, and ``resume`` is off.
+        NothingLeftError: no trial of a sweep came to its end.
     """
     if not resume:
         _occupy(folder, comparison)
-    for name, config in comparison.runs():
-        if not is_finished(folder / name):
-            train(config, folder / name, on_event, resume=(folder / name / "config.json").exists())
+    trials = {name for name, _ in comparison.trials()}
+    for name, config in comparison.runs(folder):
+        place = folder / name
+        if is_finished(place) or failure_of(place) is not None:
+            continue
+        with _failing(config, place) if name in trials else contextlib.nullcontext():
+            train(config, place, on_event, resume=(place / "config.json").exists())
+    if comparison.grid and not comparison.best(folder):
+        raise NothingLeftError(f"no trial came to its end; {_failures(comparison, folder)}")
     return draw_report(folder)
+
+
+@contextlib.contextmanager
+def _failing(config: RunConfig, place: Path) -> Iterator[None]:
+    """A trial that may fail, which is written down in its folder."""
+    try:
+        yield
+    except (FolderError, ProcessError):
+        raise
+    except _OF_A_TRIAL as error:
+        place.mkdir(parents=True, exist_ok=True)
+        config.save(place)
+        write_text(place / "failed.json", json.dumps({"error": first_line(error)}) + "\n")
+
+
+def _failures(comparison: Comparison, folder: Path) -> str:
+    """What became of the trials that have no result, in a few words."""
+    told = [failure_of(folder / name) or "diverged" for name, _ in comparison.trials() if end_of(folder / name) is None]
+    return ", ".join(f"{told.count(one)} of them: {one}" for one in dict.fromkeys(told))
 
 
 def check(configs: Iterable[RunConfig]) -> None:

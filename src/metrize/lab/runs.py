@@ -13,6 +13,7 @@ from metrize.lab.config import FolderError, RunConfig, made, read
 from metrize.lab.durable import write_text
 from metrize.lab.events import Evaluated, Record, read_records
 from metrize.lab.summary import Summary
+from metrize.lab.sweep import Grid, at_point, points
 from metrize.lab.tasks import Profile, task_of
 
 # Fields that `RunConfig.label` already speaks of, and the seed, over which a report averages.
@@ -44,11 +45,15 @@ class Run:
 class Comparison:
     """Several methods under one setting; written to ``comparison.json`` so that it can be gone on with.
 
+    With a grid, every method is first tried with seed 0 at each of its points. Then the point with the lowest held-out
+    loss runs with other seeds, so that the seed that chose it does not count.
+
     Args:
         methods: one configuration a method; their own seeds do not count.
-        seeds: each method runs with the seeds 0, 1, ..., seeds - 1.
+        seeds: each method runs with so many seeds: 0, 1, ..., or after trials 1, 2, ...
         target: held-out loss whose first crossing is timed; None takes what the second best method
             ends with.
+        grid: the options that are swept, with their values, which take the place of the methods' own.
 
     Raises:
         ValueError: no method, no seed, or two methods that cannot be told apart.
@@ -57,19 +62,67 @@ class Comparison:
     methods: Sequence[RunConfig]
     seeds: int = 1
     target: float | None = None
+    grid: Grid = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.methods or self.seeds < 1:
             raise ValueError("a comparison needs at least one method and one seed")
-        slugs = [slug(label) for label in labels(self.methods)]
-        if len(set(slugs)) < len(slugs):
-            raise ValueError("two methods of the comparison are the same: " + ", ".join(labels(self.methods)))
+        configs = [config for _, config in self._tried()] or self.methods
+        for alike in (labels(configs), labels(self.methods)):
+            if len(set(map(slug, alike))) < len(alike):
+                raise ValueError("two methods of the comparison are the same: " + ", ".join(labels(self.methods)))
 
-    def runs(self) -> Iterator[tuple[str, RunConfig]]:
-        """Folder name and configuration of every run; seed 0 of all methods comes first."""
-        for seed in range(self.seeds):
-            for label, config in zip(labels(self.methods), self.methods, strict=True):
-                yield f"{slug(label)}-seed{seed}", dataclasses.replace(config, seed=seed)
+    def runs(self, folder: Path) -> Iterator[tuple[str, RunConfig]]:
+        """Place in the folder, and configuration, of every run; seed 0 of all methods comes first.
+
+        Trials come before everything else, and what they tell is read from the folder when the last of them is over.
+        """
+        yield from self.trials()
+        best = self.best(folder) if self.grid else dict(enumerate(self.methods))
+        for (index, seed), name in self._finals().items():
+            if index in best:
+                yield name, dataclasses.replace(best[index], seed=seed)
+
+    def names(self) -> list[str]:
+        """The places of all runs; a method that fails in all of its trials leaves its own empty."""
+        return [*(name for name, _ in self.trials()), *self._finals().values()]
+
+    def finals(self) -> list[str]:
+        """The places of the runs that are compared, without trials."""
+        return list(self._finals().values())
+
+    def trials(self) -> list[tuple[str, RunConfig]]:
+        """Place and configuration of every trial; there is none without a grid."""
+        configs = [dataclasses.replace(config, seed=0) for _, config in self._tried()]
+        return [(f"trials/{slug(label)}", config) for label, config in zip(labels(configs), configs, strict=True)]
+
+    def best(self, folder: Path) -> dict[int, RunConfig]:
+        """The best trial of each method by its place among the methods; one that never arrived has none."""
+        return {index: min(ends, key=lambda one: one[0])[1] for index, ends in self.ends(folder).items() if ends}
+
+    def ends(self, folder: Path) -> dict[int, list[tuple[float, RunConfig]]]:
+        """Held-out loss and configuration of the trials that arrived, by the method's place among the methods."""
+        found: dict[int, list[tuple[float, RunConfig]]] = {index: [] for index in range(len(self.methods))}
+        for (index, _), (name, config) in zip(self._tried(), self.trials(), strict=True):
+            if (loss := end_of(folder / name)) is not None:
+                found[index].append((loss, config))
+        return found
+
+    def _tried(self) -> list[tuple[int, RunConfig]]:
+        """The methods at each point of the grid, and their places among the methods."""
+        if not self.grid:
+            return []
+        return [(i, at_point(config, point)) for point in points(self.grid) for i, config in enumerate(self.methods)]
+
+    def _finals(self) -> dict[tuple[int, int], str]:
+        """Place of each method, by its place among the methods, and seed."""
+        first = 1 if self.grid else 0
+        slugs = [slug(label) for label in labels(self.methods)]
+        return {
+            (index, seed): f"{name}-seed{seed}"
+            for seed in range(first, first + self.seeds)
+            for index, name in enumerate(slugs)
+        }
 
     def save(self, folder: Path) -> None:
         """Write ``comparison.json`` into the folder."""
@@ -101,7 +154,7 @@ def read_runs(folder: Path) -> list[Run]:
     if (folder / "config.json").exists():
         folders = [folder]
     elif (folder / "comparison.json").exists():
-        folders = [folder / name for name, _ in Comparison.load(folder).runs()]
+        folders = [folder / name for name in Comparison.load(folder).finals()]
     else:
         folders = sorted(path.parent for path in folder.glob("*/config.json"))
     finished = [_read(path) for path in folders if is_finished(path)]
@@ -113,6 +166,19 @@ def read_runs(folder: Path) -> list[Run]:
 def is_finished(folder: Path) -> bool:
     """Whether a run has written its last file."""
     return (folder / "summary.json").exists()
+
+
+def failure_of(folder: Path) -> str | None:
+    """What ended a trial before it was finished; None where nothing did."""
+    file = folder / "failed.json"
+    return read(file, lambda content: str(content["error"])) if file.exists() else None
+
+
+def end_of(folder: Path) -> float | None:
+    """The last held-out loss of a run; None where it diverged, failed, or is not finished."""
+    if not is_finished(folder):
+        return None
+    return read(folder / "summary.json", lambda content: made(Summary, content)).final_eval_loss
 
 
 def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -17,13 +17,13 @@ from metrize.lab.report import plots
 from metrize.lab.report.table import (
     Column,
     Row,
-    best_rows,
     columns,
     default_target,
     figures_of,
     rows,
     useful_columns,
 )
+from metrize.lab.report.verdict import best_rows, verdict
 from metrize.lab.runs import Comparison, Run, by_method, read_runs, shared_settings
 
 _SILENT = ("checkpoint_every", "data_root")
@@ -40,6 +40,7 @@ class Report:
         page: the HTML file.
         target: held-out loss whose first crossing the table times; None where there is none.
         target_of: the method that ends with that loss; None if the target was given.
+        verdict: who is lowest, and whether the seeds tell it apart from the others; empty for a single method.
     """
 
     rows: Sequence[Row]
@@ -47,6 +48,7 @@ class Report:
     page: Path
     target: float | None
     target_of: str | None
+    verdict: str = ""
 
 
 def draw_report(folder: Path, target: float | None = None) -> Report:
@@ -63,19 +65,24 @@ def draw_report(folder: Path, target: float | None = None) -> Report:
     given = _chosen_target(folder) if target is None else target
     target_of, reached = (None, given) if given is not None else default_target(runs) or (None, None)
     table = rows(runs, reached)
-    report = Report(table, useful_columns(columns(runs), table, reached), folder / "report.html", reached, target_of)
+    report = Report(table, useful_columns(columns(runs), table, reached), folder / "report.html", reached, target_of,
+                    verdict(table, folder))  # fmt: skip
     if not (folder / "config.json").exists():
         _write_summary(folder, report)
     write_text(report.page, _page(folder, runs, report))
     return report
 
 
+def _comparison(folder: Path) -> Comparison | None:
+    return Comparison.load(folder) if (folder / "comparison.json").exists() else None
+
+
 def _chosen_target(folder: Path) -> float | None:
-    return Comparison.load(folder).target if (folder / "comparison.json").exists() else None
+    return None if (told := _comparison(folder)) is None else told.target
 
 
 def _write_summary(folder: Path, report: Report) -> None:
-    content = {"target": report.target, "rows": [row.as_json() for row in report.rows]}
+    content = {"verdict": report.verdict, "target": report.target, "rows": [row.as_json() for row in report.rows]}
     write_text(folder / "summary.json", json.dumps(content, indent=2) + "\n")
 
 
@@ -91,7 +98,7 @@ def _page(folder: Path, runs: Sequence[Run], report: Report) -> str:
         report=report,
         best=best_rows(report.columns, report.rows),
         colours=plots.COLOURS,
-        drawings=plots.draw(methods, figures_of(runs), folder),
+        drawings=plots.draw(methods, figures_of(runs), folder, _comparison(folder)),
         references=list(dict.fromkeys(name for run in runs for profile in run.profiles for name in profile.references)),
         eval_every=configs[0].eval_every,
         window=plots.smoothing_window(configs[0].steps),

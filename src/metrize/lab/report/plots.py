@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from metrize.lab.durable import replacing
 from metrize.lab.events import Evaluated, Record, SpaceChecked, Stepped
-from metrize.lab.runs import Run
+from metrize.lab.runs import Comparison, Run, labels
 from metrize.lab.summary import Summary
+from metrize.lab.sweep import numeric, value_of
 from metrize.lab.tasks import Figure as TaskFigure
 from metrize.lab.tasks import Profile
 
@@ -102,15 +103,24 @@ _LINES = (
 _SPACE = _Lines("space-error-by-step", "Error on the manifold by step", SpaceChecked, "error", "step", log=True)
 
 
-def draw(methods: Mapping[str, Sequence[Run]], figures: Mapping[str, TaskFigure], folder: Path) -> list[Drawing]:
+def draw(
+    methods: Mapping[str, Sequence[Run]],
+    figures: Mapping[str, TaskFigure],
+    folder: Path,
+    swept: Comparison | None = None,
+) -> list[Drawing]:
     """Draw every figure that has something to show, and write its PNG into the folder.
 
     Args:
         methods: runs by method label; the order gives the colours.
         figures: what the tasks measure beside the loss, by key.
         folder: where the PNG files go.
+        swept: the comparison whose trials lie in the folder.
     """
     with matplotlib.rc_context(_STYLE):
+        names = numeric(swept.grid) if swept is not None else []
+        tried = [_keep(f"held-out-loss-by-{name}", _tried(name), _sweep_figure(name, swept, folder), folder)
+                 for name in names if swept is not None]  # fmt: skip
         lines = [
             _keep(what.name, what.title, _line_figure(what, methods), folder) for what in _drawable(methods, figures)
         ]
@@ -118,7 +128,7 @@ def draw(methods: Mapping[str, Sequence[Run]], figures: Mapping[str, TaskFigure]
             _keep(profile.name, profile.title, _profile_figure(profile, methods), folder)
             for profile in {one.name: one for one in _profiles(methods)}.values()
         ]
-        return [*lines, *profiles, _keep("memory", "Memory", _memory_figure(methods), folder)]
+        return [*tried, *lines, *profiles, _keep("memory", "Memory", _memory_figure(methods), folder)]
 
 
 def smoothing_window(steps: int) -> int:
@@ -179,6 +189,31 @@ def _curves_figure(
     if log or (log is None and _ratio(axes) > 10):
         _use_log(axes)
     figure.legend(loc="outside lower left", ncols=columns, handlelength=1.4)
+    return figure
+
+
+def _tried(option: str) -> str:
+    return f"Held-out loss of the trials by {option}"
+
+
+def _sweep_figure(option: str, swept: Comparison, folder: Path) -> Figure:
+    """Held-out loss over one swept option; where others are swept too, at their best."""
+    curves: dict[str, _Curve | None] = {}
+    for index, ends in swept.ends(folder).items():
+        best: dict[float, float] = {}
+        for loss, config in ends:
+            value = value_of(config, option)
+            best[value] = min(loss, best.get(value, math.inf))
+        x = np.array(sorted(best), dtype=np.float64)
+        y = np.array([[best[value] for value in x]])
+        curves[labels(swept.methods)[index]] = _span(x, y) if best else None
+    figure = _curves_figure(_tried(option), curves, {}, None)
+    (axes,) = figure.axes
+    for line in axes.lines:
+        line.set_marker("o")
+    least, most = min(swept.grid[option]), max(swept.grid[option])
+    if least > 0 and most / least > 10:
+        axes.set(xscale="log", xlim=(least / 1.3, most * 1.3))
     return figure
 
 

@@ -51,6 +51,7 @@ class Column:
         show: writes one number.
         absent: what stands where no seed has the figure; empty if the figure then does not apply.
         best: ``min`` or ``max`` picks the best row; None where best means nothing.
+        exact: it is the same in every run, so that one seed tells methods apart.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Column:
     show: Callable[[float], str]
     absent: str = ""
     best: Callable[[Sequence[float]], float] | None = min
+    exact: bool = False
 
     def cell(self, stat: Stat) -> tuple[str, str]:
         """The mean, and a second line with the deviation and how many seeds have the figure where not all do."""
@@ -79,7 +81,7 @@ _COSTS = (
     Column("seconds_to_target", "seconds to target", "{:.1f}".format, "not reached"),
     Column("ms_per_step", "ms per step", "{:.2f}".format),
     Column("optimizer_ms_per_step", "optimizer, ms per step", "{:.2f}".format),
-    Column("state_bytes_per_parameter", "state, bytes per parameter", "{:.2f}".format),
+    Column("state_bytes_per_parameter", "state, bytes per parameter", "{:.2f}".format, exact=True),
     Column("with_basis", "tensors with a basis", "{:.0f}".format, best=None),
     Column("space_error", "error on the manifold", "{:.1e}".format, best=None),
     Column("skipped_steps", "skipped steps", "{:.0f}".format, best=None),
@@ -146,18 +148,6 @@ def default_target(runs: Sequence[Run]) -> tuple[str, float] | None:
     ends = {label: max(map(_end, group)) for label, group in by_method(runs).items()}
     ranked = sorted((end, label) for label, end in ends.items() if math.isfinite(end))
     return (ranked[1][1], ranked[1][0]) if len(ranked) > 1 else None
-
-
-def best_rows(known: Sequence[Column], table: Sequence[Row]) -> dict[str, str]:
-    """The label of the best mean by column key, where there is more than one method and a best."""
-    return {column.key: label for column in known if (label := _best(table, column)) and len(table) > 1}
-
-
-def _best(table: Sequence[Row], column: Column) -> str | None:
-    means = {row.label: mean for row in table if (mean := row.stats[column.key].mean) is not None}
-    if column.best is None or len(set(means.values())) < 2:
-        return None
-    return next(label for label, mean in means.items() if mean == column.best(list(means.values())))
 
 
 def _row(label: str, runs: Sequence[Run], keys: Sequence[str], target: float | None) -> Row:

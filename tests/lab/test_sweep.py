@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_report import seeds, write
 
 from metrize.lab import compare as module
 from metrize.lab import rows
@@ -128,6 +131,45 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_bits(
     assert without_times(tmp_path / "stopped") == without_times(tmp_path / "whole")
     places = [Path(name).name for name in comparison.names()]
     assert list(dict.fromkeys(began)) == places
+
+
+def planted(best: float) -> Any:
+    """In place of training: an end that is lower the nearer lr is to the best one, but for SGD, which likes 1e-2."""
+
+    def end(config: RunConfig, folder: Path, *arguments: Any, **named: Any) -> None:
+        aim = 1e-2 if config.optimizer == "SGD" else best
+        (one,) = seeds(config, [2.0, abs(math.log(config.lr / aim))])
+        write(folder.parent / "drawn", [dataclasses.replace(one, config=config)])
+        next((folder.parent / "drawn").iterdir()).rename(folder)
+
+    return end
+
+
+@pytest.mark.parametrize(
+    ("best", "tried", "left"),
+    [
+        (1e-2, [1e-3, 1e-2, 1e-1], 3),
+        (1.0, [1e-3, 1e-2, 1e-1, 1.0, 10.0], 1),
+        (1e-5, [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1], 0),
+        (1e-9, [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1], 0),
+    ],
+)
+def test_a_grid_grows_for_all_methods_while_one_is_best_at_its_edge(
+    tmp_path: Path, comparison: Comparison, monkeypatch: pytest.MonkeyPatch, best: float, tried: list[float], left: int
+) -> None:
+    monkeypatch.setattr(module, "train", planted(best))
+    report = compare(dataclasses.replace(comparison, extend=3), tmp_path / "new")
+    trials = [row for row in rows(tmp_path / "new") if row["kind"] == "trial"]
+    for name in ("Adam", "SGD"):
+        assert sorted(row["lr"] for row in trials if row["optimizer"] == name) == tried
+    assert Comparison.load(tmp_path / "new").extend == left
+    assert ("at the edge" in report.verdict) == (best == 1e-9)
+
+
+def test_what_has_no_edge_cannot_be_extended(comparison: Comparison) -> None:
+    for grid in ({}, {"lr": [1e-3, 1e-2]}, {"lr": ["a", "b", "c"]}):
+        with pytest.raises(ValueError, match="three numbers or more"):
+            dataclasses.replace(comparison, grid=grid, extend=1)
 
 
 def test_a_trial_that_fails_is_a_row_and_no_end(

@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from metrize import __version__
 from metrize.cli import show
-from metrize.cli.settings import Count, Json, Setting, Words
+from metrize.cli.settings import Count, Every, Json, Setting, Words
 from metrize.lab.config import FolderError, RunConfig
 from metrize.lab.durable import NotWrittenError
 
@@ -109,6 +109,7 @@ def compare(
     method: Words = (),
     seeds: Count = 1,
     sweep: Words = (),
+    extend: Every = 0,
     target: float | None = None,
     out: Path | None = None,
     resume: Path | None = None,
@@ -123,6 +124,7 @@ def compare(
         seeds: Runs of each method.
         sweep: Values of an option that every method is tried at before its best one runs with the seeds, such as
             lr=1e-4:1e-1:7, seven of them, or lr=1e-3,3e-3; may be given again.
+        extend: How often the sweep may grow by a value, for all methods, beyond an edge where one has its best.
         target: Held-out loss to time; without it, the one that the second best method ends with.
         out: Folder of the comparison. [default: runs/TASK-comparison]
         resume: Go on with the interrupted comparison in this folder; finished runs are not repeated.
@@ -139,9 +141,9 @@ def compare(
         base = setting.config()
         sentences = method or task_of(base).methods
         methods = [parse_method(sentence, base) for sentence in sentences]
-        comparison = Comparison(methods, seeds, target, parse_grid(sweep))
+        comparison = Comparison(methods, seeds, target, parse_grid(sweep), extend)
     if resume:
-        others = (setting != Setting(), method, seeds != 1, sweep, target is not None, out is not None)
+        others = (setting != Setting(), method, seeds != 1, sweep, extend, target is not None, out is not None)
         _refuse_others(any(map(bool, others)))
         comparison = Comparison.load(resume)
     folder = resume or out or Path("runs", f"{slug(base.task)}-comparison")

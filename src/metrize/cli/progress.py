@@ -96,6 +96,8 @@ def _tenth(step: int, steps: int) -> bool:
 
 
 def _title(run: Began, names: Sequence[str]) -> str:
-    """The method, or where there are several runs, which of them this is."""
+    """The method, or where there are several runs, which of them this is; a growing sweep adds to them."""
     name = run.folder.name
-    return f"{names.index(name) + 1} of {len(names)}: {name}" if len(names) > 1 else run.label
+    if len(names) < 2:
+        return run.label
+    return f"{names.index(name) + 1} of {len(names)}: {name}" if name in names else f"further trial: {name}"

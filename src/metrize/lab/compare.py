@@ -52,16 +52,29 @@ def compare(
     """
     if not resume:
         _occupy(folder, comparison)
-    trials = {name for name, _ in comparison.trials()}
+    comparison = _tried(comparison, folder, on_event)
     for name, config in comparison.runs(folder):
-        place = folder / name
-        if is_finished(place) or failure_of(place) is not None:
-            continue
-        with _failing(config, place) if name in trials else contextlib.nullcontext():
-            train(config, place, on_event, resume=(place / "config.json").exists())
+        _run(config, folder / name, on_event)
+    return draw_report(folder)
+
+
+def _tried(comparison: Comparison, folder: Path, on_event: Callable[[Event], None] | None) -> Comparison:
+    """The comparison with all of its trials over, and the grid that they came to."""
+    for name, config in comparison.trials():
+        with _failing(config, folder / name):
+            _run(config, folder / name, on_event)
     if comparison.grid and not comparison.best(folder):
         raise NothingLeftError(f"no trial came to its end; {_failures(comparison, folder)}")
-    return draw_report(folder)
+    if (wider := comparison.wider(folder)) is None:
+        return comparison
+    wider.save(folder)
+    return _tried(wider, folder, on_event)
+
+
+def _run(config: RunConfig, place: Path, on_event: Callable[[Event], None] | None) -> None:
+    """Train in a folder, or go on there, unless it is over."""
+    if not is_finished(place) and failure_of(place) is None:
+        train(config, place, on_event, resume=(place / "config.json").exists())
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from metrize.lab.config import FolderError, RunConfig, made, read
 from metrize.lab.durable import write_text
 from metrize.lab.events import Evaluated, Record, read_records
 from metrize.lab.summary import Summary
-from metrize.lab.sweep import Grid, at_point, points
+from metrize.lab.sweep import Grid, at_point, edges, numeric, points, value_of, widened
 from metrize.lab.tasks import Profile, task_of
 
 # Fields that `RunConfig.label` already speaks of, and the seed, over which a report averages.
@@ -54,34 +54,50 @@ class Comparison:
         target: held-out loss whose first crossing is timed; None takes what the second best method
             ends with.
         grid: the options that are swept, with their values, which take the place of the methods' own.
+        extend: how often the grid may still grow beyond an edge at which a method has its best value.
 
     Raises:
-        ValueError: no method, no seed, or two methods that cannot be told apart.
+        ValueError: no method, no seed, a grid that cannot grow, or two methods that cannot be told apart.
     """
 
     methods: Sequence[RunConfig]
     seeds: int = 1
     target: float | None = None
     grid: Grid = dataclasses.field(default_factory=dict)
+    extend: int = 0
 
     def __post_init__(self) -> None:
         if not self.methods or self.seeds < 1:
             raise ValueError("a comparison needs at least one method and one seed")
+        if self.extend and not numeric(self.grid):
+            raise ValueError("only a sweep of three numbers or more has edges beyond which it can be extended")
         configs = [config for _, config in self._tried()] or self.methods
         for alike in (labels(configs), labels(self.methods)):
             if len(set(map(slug, alike))) < len(alike):
                 raise ValueError("two methods of the comparison are the same: " + ", ".join(labels(self.methods)))
 
     def runs(self, folder: Path) -> Iterator[tuple[str, RunConfig]]:
-        """Place in the folder, and configuration, of every run; seed 0 of all methods comes first.
+        """Place in the folder, and configuration, of every run that is compared; seed 0 of all methods comes first.
 
-        Trials come before everything else, and what they tell is read from the folder when the last of them is over.
+        What the trials tell, which are over by then, is read from the folder.
         """
-        yield from self.trials()
         best = self.best(folder) if self.grid else dict(enumerate(self.methods))
         for (index, seed), name in self._finals().items():
             if index in best:
                 yield name, dataclasses.replace(best[index], seed=seed)
+
+    def wider(self, folder: Path) -> Comparison | None:
+        """The same with a grid that reaches beyond the edges at which a method has its best value; None: it need not.
+
+        All methods take the new values, so that they have as many trials as each other.
+        """
+        at_edge = {name: [value_of(config, name) for config in self.best(folder).values()
+                          if name in edges(config, self.grid)] for name in numeric(self.grid)}  # fmt: skip
+        if not self.extend or not any(at_edge.values()):
+            return None
+        grid = {name: widened(values, at_edge[name]) if at_edge.get(name) else values
+                for name, values in self.grid.items()}  # fmt: skip
+        return dataclasses.replace(self, grid=grid, extend=self.extend - 1)
 
     def names(self) -> list[str]:
         """The places of all runs; a method that fails in all of its trials leaves its own empty."""

@@ -63,6 +63,21 @@ def edges(config: RunConfig, grid: Grid) -> list[str]:
     return [name for name in numeric(grid) if value_of(config, name) in (min(grid[name]), max(grid[name]))]
 
 
+def widened(values: Sequence[float], best: Sequence[float]) -> list[float]:
+    """The values with one more at each end where one of the best lies, by the factor between the last two there."""
+    rising = sorted(values)
+    first, last = ([end for end in ends if end in best] for ends in (rising[:1], rising[-1:]))
+    return [
+        *[_short(end * end / rising[1]) for end in first],
+        *values,
+        *[_short(end * end / rising[-2]) for end in last],
+    ]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
 def _spaced(word: str, text: str) -> list[float]:
     try:
         first, last, count = text.split(":")
@@ -71,7 +86,7 @@ def _spaced(word: str, text: str) -> list[float]:
         raise ValueError(f"{word!r} is no sweep; write name=first:last:count, such as lr=1e-4:1e-1:7") from None
     if not (0 < low < math.inf and 0 < high < math.inf and many >= 2):
         raise ValueError(f"{word!r}: both ends are above 0, and there are two values at least")
-    return [float(f"{low * (high / low) ** (i / (many - 1)):.{_DIGITS}g}") for i in range(many)]
+    return [_short(low * (high / low) ** (i / (many - 1))) for i in range(many)]
 
 
 def _value(text: str) -> Any:
